@@ -1,0 +1,304 @@
+// The semi-global filter (7), (8): all axes of a block of planes in turn, while it is in cache.
+#include <optional>
+
+#include "walk.h"
+
+namespace sgs {
+namespace {
+
+constexpr std::int64_t kUnitSize = 1 << 16; // elements of a unit: a few planes that stay in L2
+
+// What the passes over the axes read, all of x's rank.
+struct Operands {
+    AnyView x, y;
+    std::vector<AnyView> weights;
+    std::vector<int> axes;
+    FilterOptions filter;
+    std::optional<AnyView> confidence;
+    std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
+};
+
+// The result is cut into units: whole planes over `axes`, and a block of the dimension that lies closest in memory
+// among the others. Layout is judged by y: x may be broadcast.
+class Units {
+  public:
+    Units(const AnyView& y, const std::vector<int>& axes, bool scratch) : y_(y) {
+        std::int64_t plane = 1;
+        for (const int a : axes) plane *= y.shape[a];
+        std::array<bool, kMaxDims> spatial{};
+        for (const int a : axes) spatial[a] = true;
+        const DimOrder order = order_by_stride(y);
+        for (int k = 0; k < order.count; ++k) {
+            const int d = order.dims[k];
+            if (spatial[d] || y.shape[d] == 1) continue;
+            if (block_dim_ < 0) {
+                block_dim_ = d;
+                // Channels last: take neighbours together even where planes are large, unless that asks for scratch.
+                const std::int64_t least = k == 0 && !scratch ? 16 : 1;
+                block_ = std::clamp<std::int64_t>(kUnitSize / plane, least, std::max(least, y.shape[d]));
+                if (block_ > kLanes) block_ -= block_ % kLanes; // whole tiles where lines are all that a plane is
+                count_ *= (y.shape[d] + block_ - 1) / block_;
+            } else {
+                outer_.push_back(d);
+                count_ *= y.shape[d];
+            }
+        }
+    }
+
+    std::int64_t count() const { return count_; }
+    /// The part of an operand of y's rank that belongs to a unit.
+    AnyView part(const AnyView& v, std::int64_t unit) const {
+        AnyView out = v;
+        if (block_dim_ >= 0) {
+            const std::int64_t blocks = (y_.shape[block_dim_] + block_ - 1) / block_;
+            const std::int64_t first = unit % blocks * block_;
+            out = sgs::narrow(out, block_dim_, first, std::min(block_, y_.shape[block_dim_] - first));
+            unit /= blocks;
+        }
+        for (const int d : outer_) {
+            out = sgs::narrow(out, d, unit % y_.shape[d], 1);
+            unit /= y_.shape[d];
+        }
+        return out;
+    }
+    /// Elements of the largest unit.
+    std::int64_t size() const {
+        std::int64_t n = block_dim_ >= 0 ? std::min(block_, y_.shape[block_dim_]) : 1;
+        for (int d = 0; d < y_.ndim; ++d)
+            if (d != block_dim_ && std::find(outer_.begin(), outer_.end(), d) == outer_.end()) n *= y_.shape[d];
+        return n;
+    }
+
+  private:
+    const AnyView& y_;
+    int block_dim_ = -1;
+    std::int64_t block_ = 1;
+    std::vector<int> outer_;
+    std::int64_t count_ = 1;
+};
+
+// A view on dense memory with v's shape, ordered as v is; dimensions where `shared` says so have stride 0.
+template <class C> AnyView dense_like(const AnyView& v, C* memory, const std::array<bool, kMaxDims>& shared = {}) {
+    AnyView out = v;
+    out.data = memory;
+    out.dtype = dtype_of<C>::value;
+    const DimOrder order = order_by_stride(v);
+    std::int64_t stride = 1;
+    for (int k = 0; k < order.count; ++k) {
+        const int d = order.dims[k];
+        out.strides[d] = shared[d] ? 0 : stride;
+        if (!shared[d]) stride *= v.shape[d];
+    }
+    return out;
+}
+
+// One axis of one unit: sums so far are read from and written to `sums`; the last axis finishes into y.
+template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyView& sums, const Lines& lines,
+                                    std::int64_t tile, WalkScratch<C>& s, C* side) {
+    const PointwiseKernels<C>& pointwise = kernels<C>().pointwise;
+    const bool first_axis = k == 0;
+    const bool last_axis = k + 1 == o.axes.size();
+    const Normalization normalization = o.filter.normalization;
+    const bool each_centre = normalization == Normalization::none || normalization == Normalization::line;
+    const Strand xs(lines, o.x, tile), ws(lines, o.weights[k], tile), ys(lines, last_axis ? o.y : sums, tile);
+    const Strand cs = o.confidence ? Strand(lines, *o.confidence, tile) : Strand();
+    const Strand rs = !o.reciprocals.empty()
+                          ? Strand(lines, o.reciprocals[normalization == Normalization::line ? k : 0], tile)
+                          : Strand();
+    const Strand as(lines, sums, tile);
+    const auto load_x = [&](std::int64_t first, std::int64_t steps) {
+        load(s.x.get(), xs, first, steps);
+        if (!o.confidence) return;
+        load(side, cs, first, steps);
+        pointwise.trust(s.x.get(), side, steps * kLanes);
+    };
+    const auto finish = [&](std::int64_t first, std::int64_t steps) {
+        const std::int64_t count = steps * kLanes;
+        C* y = s.terms.get();
+        if (each_centre || last_axis) pointwise.add(y, s.x.get(), count);
+        if (normalization == Normalization::line) {
+            load(side, rs, first, steps);
+            pointwise.multiply(y, side, count);
+        }
+        if (!first_axis) {
+            load(side, as, first, steps);
+            pointwise.add(y, side, count);
+        }
+        if (last_axis && normalization == Normalization::cross) {
+            load(side, rs, first, steps);
+            pointwise.normalize(y, side, static_cast<C>(o.filter.fill_value), count);
+        }
+        if (last_axis && o.filter.residual) {
+            load(s.x.get(), xs, first, steps);
+            if (o.confidence) {
+                load(side, cs, first, steps);
+                pointwise.mask(s.x.get(), side, count);
+            }
+            pointwise.add(y, s.x.get(), count);
+        }
+        store(y, ys, first, steps);
+    };
+    std::fill_n(s.forward, kLanes, C(0));
+    std::fill_n(s.backward, kLanes, C(0));
+    walk_line(lines.steps(), load_x, ws, s, finish);
+}
+
+template <class C> void run(const Operands& o, const Options& options) {
+    // Sums between the axes are kept in y where it can hold them, which costs no memory.
+    const bool scratch = o.axes.size() > 1 && (o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data);
+    const Units units(o.y, o.axes, scratch);
+    std::int64_t longest = 0;
+    for (const int a : o.axes) longest = std::max(longest, o.x.shape[a]);
+
+    const auto unit_operands = [&](std::int64_t unit) {
+        Operands u = o;
+        u.x = units.part(o.x, unit);
+        u.y = units.part(o.y, unit);
+        for (AnyView& w : u.weights) w = units.part(w, unit);
+        if (u.confidence) u.confidence = units.part(*o.confidence, unit);
+        for (AnyView& r : u.reciprocals) r = units.part(r, unit);
+        return u;
+    };
+    const auto make_sums = [&](int count) {
+        std::vector<Buffer<C>> sums;
+        for (int i = 0; scratch && i < count; ++i) sums.emplace_back(units.size());
+        return sums;
+    };
+    const auto make_sides = [&](int count) {
+        std::vector<Buffer<C>> sides;
+        for (int i = 0; i < count; ++i) sides.emplace_back(kTileSize);
+        return sides;
+    };
+    const auto sums_of = [&](const Operands& u, const std::vector<Buffer<C>>& sums, int i) {
+        return scratch ? dense_like(u.y, sums[static_cast<std::size_t>(i)].get()) : u.y;
+    };
+
+    const bool many = units.count() >= 2 * options.num_threads || units.size() <= kUnitSize / 16;
+    if (many && units.size() <= 4 * kUnitSize) { // a unit for each thread
+        Scratches<C> scratches(units.count(), longest, options);
+        const int threads = workers(units.count(), options);
+        const std::vector<Buffer<C>> sums = make_sums(threads), sides = make_sides(threads);
+        parallel_for(units.count(), options, [&](std::int64_t unit, int worker) {
+            const Operands u = unit_operands(unit);
+            const AnyView unit_sums = sums_of(u, sums, worker);
+            for (std::size_t k = 0; k < u.axes.size(); ++k) {
+                const Lines lines(u.y, u.axes[k]);
+                for (std::int64_t tile = 0; tile < lines.tiles(); ++tile)
+                    filter_axis(u, k, unit_sums, lines, tile, scratches[worker],
+                                sides[static_cast<std::size_t>(worker)].get());
+            }
+        });
+        return;
+    }
+    Scratches<C> scratches(options.num_threads, longest, options);
+    const std::vector<Buffer<C>> sums = make_sums(1), sides = make_sides(workers(options.num_threads, options));
+    for (std::int64_t unit = 0; unit < units.count(); ++unit) { // all threads in one unit after the other
+        const Operands u = unit_operands(unit);
+        const AnyView unit_sums = sums_of(u, sums, 0);
+        for (std::size_t k = 0; k < u.axes.size(); ++k) {
+            const Lines lines(u.y, u.axes[k]);
+            parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
+                filter_axis(u, k, unit_sums, lines, tile, scratches[worker],
+                            sides[static_cast<std::size_t>(worker)].get());
+            });
+        }
+    }
+}
+
+// Dimensions along which neither weights nor confidence change: support is computed once for them.
+std::array<bool, kMaxDims> shared_dims(const Operands& o) {
+    std::array<bool, kMaxDims> shared{};
+    for (int d = 0; d < o.x.ndim; ++d) {
+        shared[d] = std::find(o.axes.begin(), o.axes.end(), d) == o.axes.end();
+        for (const AnyView& w : o.weights) shared[d] = shared[d] && (w.strides[d] == 0 || w.shape[d] == 1);
+        if (o.confidence) shared[d] = shared[d] && (o.confidence->strides[d] == 0 || o.confidence->shape[d] == 1);
+    }
+    return shared;
+}
+
+// v with length 1 where dimensions are shared.
+AnyView collapse(AnyView v, const std::array<bool, kMaxDims>& shared) {
+    for (int d = 0; d < v.ndim; ++d)
+        if (shared[d]) v.shape[d] = 1;
+    return v;
+}
+
+template <class C> void copy(const AnyView& from, const AnyView& to, const Options& options) {
+    const Lines lines(to, to.ndim - 1);
+    Scratches<C> scratches(lines.tiles(), 0, options);
+    parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
+        C* rows = scratches[worker].x.get();
+        const Strand source(lines, from, tile), target(lines, to, tile);
+        for (std::int64_t first = 0; first < lines.steps(); first += kSteps) {
+            const std::int64_t steps = std::min<std::int64_t>(kSteps, lines.steps() - first);
+            load(rows, source, first, steps);
+            store(rows, target, first, steps);
+        }
+    });
+}
+
+// Supports S of (7), (8) as reciprocals in `memory`: of all axes together for "cross", of each by itself for "line".
+template <class C>
+std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, const Options& options) {
+    static const C one = C(1);
+    const std::array<bool, kMaxDims> shared = shared_dims(o);
+    AnyView source = o.x; // the field of ones, or the confidence
+    if (o.confidence) {
+        source = *o.confidence;
+    } else {
+        source.data = const_cast<C*>(&one);
+        source.dtype = dtype_of<C>::value;
+        source.strides.fill(0);
+    }
+    Operands sums;
+    sums.filter.normalization = Normalization::cross_sum;
+    sums.x = collapse(source, shared);
+    std::vector<Buffer<C>> buffers;
+    const std::int64_t count = sums.x.size();
+    const auto add_reciprocal = [&](std::size_t first_axis, std::size_t end_axis) {
+        buffers.emplace_back(count);
+        C* memory = buffers.back().get();
+        o.reciprocals.push_back(dense_like(o.y, memory, shared));
+        sums.y = collapse(o.reciprocals.back(), shared);
+        sums.axes.clear();
+        sums.weights.clear();
+        for (std::size_t k = first_axis; k < end_axis; ++k) {
+            sums.axes.push_back(o.axes[k]);
+            sums.weights.push_back(collapse(o.weights[k], shared));
+        }
+        run<C>(sums, options);
+        if (support != nullptr) copy<C>(sums.y, collapse(*support, shared), options);
+        parallel_for((count + kTileSize - 1) / kTileSize, options, [&](std::int64_t tile, int) {
+            const std::int64_t first = tile * kTileSize;
+            kernels<C>().pointwise.reciprocal(memory + first, std::min(kTileSize, count - first),
+                                              o.confidence.has_value());
+        });
+    };
+    if (o.filter.normalization == Normalization::cross) add_reciprocal(0, o.axes.size());
+    if (o.filter.normalization == Normalization::line)
+        for (std::size_t k = 0; k < o.axes.size(); ++k) add_reciprocal(k, k + 1);
+    return buffers;
+}
+
+} // namespace
+
+void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, const AnyView& y, std::span<const int> axes,
+                        const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
+                        const Options& options) {
+    if (x.size() == 0) return;
+    Operands o;
+    o.x = x;
+    o.y = y;
+    o.filter = filter;
+    o.axes.assign(axes.begin(), axes.end());
+    for (std::size_t k = 0; k < axes.size(); ++k) o.weights.push_back(broadcast(weights[k], x, axes[k]));
+    if (confidence != nullptr) o.confidence = broadcast(*confidence, x);
+    AnyView s = support != nullptr ? broadcast(*support, x) : AnyView{};
+    with_compute_type(x.dtype, [&](auto zero) {
+        using C = decltype(zero);
+        const std::vector<Buffer<C>> buffers = make_reciprocals<C>(o, support != nullptr ? &s : nullptr, options);
+        run<C>(o, options);
+    });
+}
+
+} // namespace sgs

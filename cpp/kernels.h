@@ -1,0 +1,90 @@
+// The leaf kernels: tight loops on tiles, compiled once per instruction set and chosen at run time (dispatch.cpp).
+//
+// A tile is C[steps][kLanes]: kLanes lines side by side, one row per step along them, 64-byte aligned. Kernels check
+// nothing. Preconditions: 0 < steps <= kSteps (+ 1 row for weights), 0 < lanes <= kLanes; lanes beyond `lanes` are
+// loaded as 0.
+#pragma once
+
+#include "sgs.h"
+
+namespace sgs {
+
+constexpr int kLanes = 32;
+constexpr int kSteps = 128;
+
+template <class C> struct ConvertKernels {
+    /// tile[i][l] = source[i * step + offsets[l]], by the source's dtype.
+    using Load = void (*)(C* tile, const void* source, std::int64_t steps, std::int64_t step,
+                          const std::int64_t* offsets, int lanes);
+    using Store = void (*)(const C* tile, void* target, std::int64_t steps, std::int64_t step,
+                           const std::int64_t* offsets, int lanes);
+    Load load[4];
+    Store store[4];
+};
+
+/// Recurrences down a tile. Row i of w is the weight of the edge that enters step i; row `steps` leaves the tile.
+template <class C> struct ScanKernels {
+    /// (4) F_i in place of x_i; carry comes in as F before the tile and goes out as F of its last row.
+    void (*scan)(C* x, const C* w, std::int64_t steps, C* carry);
+    /// The same without storing F.
+    void (*scan_carry)(const C* x, const C* w, std::int64_t steps, C* carry);
+    /// (5) terms_i = w_{i-1} F_{i-1} + w_i B_{i+1}; forward is F before the tile, backward comes in as B after it and
+    /// goes out as B of its first row.
+    void (*line_terms)(C* terms, const C* x, const C* w, std::int64_t steps, const C* forward, C* backward);
+    /// (6) a_i becomes (1 - w^2) a_i with w the edge that enters step i: what an update step adds.
+    void (*update_source)(C* a, const C* w, std::int64_t steps);
+};
+
+/// Element by element on whole tiles (count = steps * kLanes).
+template <class C> struct PointwiseKernels {
+    void (*add)(C* y, const C* x, std::int64_t count);
+    void (*multiply)(C* y, const C* x, std::int64_t count);
+    /// (8) x becomes c x, and 0 where c = 0.
+    void (*trust)(C* x, const C* c, std::int64_t count);
+    /// x becomes 0 where c = 0.
+    void (*mask)(C* x, const C* c, std::int64_t count);
+    /// S becomes 1 / S; where only_supported, -1 marks a position whose S is not at least the least support.
+    void (*reciprocal)(C* s, std::int64_t count, bool only_supported);
+    /// y becomes y times the reciprocal support, and fill where that is marked.
+    void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count);
+};
+
+template <class C> struct WeightKernels {
+    /// (1) d_i += term of |x_{i+1} - x_i| over steps edges; x has steps + 1 rows. One entry per Metric.
+    void (*accumulate_distance[3])(C* d, const C* x, std::int64_t steps);
+    /// d_i = 0 where c_i or c_{i+1} is 0 (8).
+    void (*ignore_untrusted)(C* d, const C* c, std::int64_t steps);
+    /// (2) d becomes w; the square root is taken first for the Euclidean distance.
+    void (*finish)(C* d, std::int64_t steps, C step_length, C scale, bool square_root);
+};
+
+template <class C> struct Kernels {
+    ConvertKernels<C> convert;
+    ScanKernels<C> scan;
+    PointwiseKernels<C> pointwise;
+    WeightKernels<C> weight;
+};
+
+/// The kernels of the active instruction set.
+template <class C> const Kernels<C>& kernels();
+
+#define SGS_DECLARE_KERNELS(isa)                                                                                       \
+    namespace isa {                                                                                                    \
+    extern const ConvertKernels<float> convert_float;                                                                  \
+    extern const ConvertKernels<double> convert_double;                                                                \
+    extern const ScanKernels<float> scan_float;                                                                        \
+    extern const ScanKernels<double> scan_double;                                                                      \
+    extern const PointwiseKernels<float> pointwise_float;                                                              \
+    extern const PointwiseKernels<double> pointwise_double;                                                            \
+    extern const WeightKernels<float> weight_float;                                                                    \
+    extern const WeightKernels<double> weight_double;                                                                  \
+    }
+#if defined(__x86_64__)
+SGS_DECLARE_KERNELS(v2)
+SGS_DECLARE_KERNELS(v3)
+SGS_DECLARE_KERNELS(v4)
+#else
+SGS_DECLARE_KERNELS(generic)
+#endif
+
+} // namespace sgs

@@ -1,0 +1,76 @@
+#include "lines.h"
+
+#include <algorithm>
+
+namespace sgs {
+
+AnyView broadcast(const AnyView& v, const AnyView& shape, int keep) {
+    AnyView out = v;
+    out.ndim = shape.ndim;
+    for (int d = 0; d < shape.ndim; ++d) {
+        const int from = d - (shape.ndim - v.ndim);
+        const std::int64_t own = from < 0 ? 1 : v.shape[from];
+        out.strides[d] = own == 1 ? 0 : v.strides[from];
+        out.shape[d] = d == keep ? own : shape.shape[d];
+    }
+    return out;
+}
+
+AnyView narrow(const AnyView& v, int d, std::int64_t first, std::int64_t count) {
+    AnyView out = v;
+    out.data = v.at(first * v.strides[d]);
+    out.shape[d] = count;
+    return out;
+}
+
+AnyView flip(const AnyView& v, int d) {
+    AnyView out = v;
+    out.data = v.at(std::max<std::int64_t>(v.shape[d] - 1, 0) * v.strides[d]);
+    out.strides[d] = -v.strides[d];
+    return out;
+}
+
+DimOrder order_by_stride(const AnyView& v, int without) {
+    DimOrder order;
+    for (int d = v.ndim - 1; d >= 0; --d)
+        if (d != without) order.dims[order.count++] = d;
+    std::stable_sort(order.dims.begin(), order.dims.begin() + order.count,
+                     [&](int a, int b) { return std::abs(v.strides[a]) < std::abs(v.strides[b]); });
+    return order;
+}
+
+Lines::Lines(const AnyView& x, int axis) : axis_(axis), steps_(x.shape[axis]), order_(order_by_stride(x, axis)) {
+    for (int k = 0; k < order_.count; ++k) {
+        shape_[k] = x.shape[order_.dims[k]];
+        lines_ *= shape_[k];
+    }
+}
+
+int Lines::lanes(std::int64_t tile) const {
+    return static_cast<int>(std::min<std::int64_t>(kLanes, lines_ - tile * kLanes));
+}
+
+void Lines::offsets(const AnyView& operand, std::int64_t tile, std::int64_t* out) const {
+    std::array<std::int64_t, kMaxDims> index{};
+    std::array<std::int64_t, kMaxDims> stride{};
+    std::int64_t rest = tile * kLanes;
+    std::int64_t offset = 0;
+    for (int k = 0; k < order_.count; ++k) {
+        stride[k] = operand.strides[order_.dims[k]];
+        index[k] = rest % shape_[k];
+        rest /= shape_[k];
+        offset += index[k] * stride[k];
+    }
+    const int count = lanes(tile);
+    for (int l = 0; l < count; ++l) {
+        out[l] = offset;
+        for (int k = 0; k < order_.count; ++k) {
+            offset += stride[k];
+            if (++index[k] < shape_[k]) break;
+            offset -= index[k] * stride[k];
+            index[k] = 0;
+        }
+    }
+}
+
+} // namespace sgs

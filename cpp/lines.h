@@ -1,0 +1,114 @@
+// From strided arrays to tiles: which lines lie side by side, and where each operand's lines are.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <new>
+#include <span>
+
+#include "kernels.h"
+
+namespace sgs {
+
+/// v broadcast to shape, right-aligned: broadcast dimensions get stride 0. `keep` (or -1) is a dimension whose length
+/// is v's own.
+AnyView broadcast(const AnyView& v, const AnyView& shape, int keep = -1);
+
+/// v restricted to [first, first + count) of dimension d.
+AnyView narrow(const AnyView& v, int d, std::int64_t first, std::int64_t count);
+
+/// v with dimension d running the other way.
+AnyView flip(const AnyView& v, int d);
+
+/// Dimensions of v, without `without` (or -1), from the smallest to the largest stride: neighbours in memory first.
+struct DimOrder {
+    std::array<int, kMaxDims> dims{};
+    int count = 0;
+};
+DimOrder order_by_stride(const AnyView& v, int without = -1);
+
+/// All lines of an array along one axis, in tiles of kLanes, neighbours in memory side by side.
+class Lines {
+  public:
+    Lines(const AnyView& x, int axis);
+
+    std::int64_t tiles() const { return (lines_ + kLanes - 1) / kLanes; }
+    std::int64_t steps() const { return steps_; }
+    int axis() const { return axis_; }
+    int lanes(std::int64_t tile) const;
+    /// Offsets of a tile's lines in an operand of x's rank (stride 0 where it is broadcast).
+    void offsets(const AnyView& operand, std::int64_t tile, std::int64_t* out) const;
+
+  private:
+    int axis_;
+    std::int64_t steps_;
+    std::int64_t lines_ = 1;
+    DimOrder order_;
+    std::array<std::int64_t, kMaxDims> shape_{}; // in the order of order_
+};
+
+/// One operand's lines in the current tile.
+struct Strand {
+    const AnyView* view = nullptr;
+    std::int64_t step = 0;
+    int lanes = 0;
+    alignas(64) std::int64_t offsets[kLanes];
+
+    Strand() = default;
+    Strand(const Lines& lines, const AnyView& operand, std::int64_t tile)
+        : view(&operand), step(operand.strides[lines.axis()]), lanes(lines.lanes(tile)) {
+        lines.offsets(operand, tile, offsets);
+    }
+};
+
+template <class C> void load(C* tile, const Strand& s, std::int64_t first, std::int64_t steps) {
+    if (steps > 0)
+        kernels<C>().convert.load[static_cast<int>(s.view->dtype)](tile, s.view->at(first * s.step), steps, s.step,
+                                                                   s.offsets, s.lanes);
+}
+
+template <class C> void store(const C* tile, const Strand& s, std::int64_t first, std::int64_t steps) {
+    kernels<C>().convert.store[static_cast<int>(s.view->dtype)](tile, s.view->at(first * s.step), steps, s.step,
+                                                                s.offsets, s.lanes);
+}
+
+/// Weights of the edges that enter steps first .. first + steps (one row more than steps); links that do not exist,
+/// before the first element and after the last of `total`, count 1: what flows in there is `initial`.
+template <class C>
+void load_links(C* tile, const Strand& w, std::int64_t first, std::int64_t steps, std::int64_t total) {
+    const std::int64_t begin = first == 0 ? 1 : 0;                    // row of the first edge that exists
+    const std::int64_t end = steps + (first + steps < total ? 1 : 0); // row after the last
+    load(tile + begin * kLanes, w, first + begin - 1, end - begin);
+    if (begin == 1)
+        for (int l = 0; l < kLanes; ++l) tile[l] = C(1);
+    if (end == steps)
+        for (int l = 0; l < kLanes; ++l) tile[steps * kLanes + l] = C(1);
+}
+
+/// Uninitialised memory, aligned for whole vectors.
+template <class C> class Buffer {
+  public:
+    Buffer() = default;
+    explicit Buffer(std::int64_t count)
+        : data_(static_cast<C*>(::operator new(static_cast<std::size_t>(count) * sizeof(C), std::align_val_t{64}))) {}
+    C* get() const { return data_.get(); }
+
+  private:
+    struct Free {
+        void operator()(C* p) const { ::operator delete(p, std::align_val_t{64}); }
+    };
+    std::unique_ptr<C, Free> data_;
+};
+
+/// Rows of a tile plus one (the weights that enter and leave it).
+constexpr std::int64_t kTileSize = std::int64_t{kSteps + 1} * kLanes;
+
+/// Calls f with a zero of the computing type of x's dtype.
+template <class F> void with_compute_type(DType t, const F& f) {
+    if (t == DType::float64)
+        f(double{});
+    else
+        f(float{});
+}
+
+} // namespace sgs

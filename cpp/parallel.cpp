@@ -1,0 +1,100 @@
+#include "parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <thread>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace sgs {
+namespace {
+
+std::atomic<bool> in_forked_child{false};
+
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
+#endif
+
+// Asks the caller's callback at most every 50 ms: asking takes the interpreter's lock.
+class CancelPoll {
+  public:
+    explicit CancelPoll(const Options& options) : options_(options) {}
+    bool operator()() {
+        if (options_.cancelled == nullptr) return false;
+        const auto now = Clock::now();
+        if (now < next_) return false;
+        next_ = now + std::chrono::milliseconds(50);
+        return options_.cancelled(options_.context);
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    const Options& options_;
+    Clock::time_point next_ = Clock::now() + std::chrono::milliseconds(50);
+};
+
+} // namespace
+
+bool forked() { return in_forked_child; }
+
+int hardware_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+int workers(std::int64_t count, const Options& options) {
+#if defined(_OPENMP)
+    if (forked()) return 1;
+    return static_cast<int>(std::clamp<std::int64_t>(options.num_threads, 1, std::max<std::int64_t>(count, 1)));
+#else
+    (void)count, (void)options;
+    return 1;
+#endif
+}
+
+void parallel_for(std::int64_t count, const Options& options, const std::function<void(std::int64_t, int)>& task) {
+    const int threads = workers(count, options);
+    std::atomic<bool> stop{false};
+    bool cancelled = false;
+    if (threads == 1) {
+        CancelPoll poll(options);
+        for (std::int64_t i = 0; i < count; ++i) {
+            if (poll()) throw Cancelled{};
+            task(i, 0);
+        }
+        return;
+    }
+#if defined(_OPENMP)
+    std::exception_ptr error;
+#pragma omp parallel num_threads(threads)
+    {
+        const int worker = omp_get_thread_num();
+        CancelPoll poll(options);
+#pragma omp for schedule(dynamic)
+        for (std::int64_t i = 0; i < count; ++i) {
+            if (stop.load(std::memory_order_relaxed)) continue;
+            // Worker 0 is the calling thread, the only one that may run the caller's signal handlers.
+            if (worker == 0 && poll()) {
+                cancelled = true;
+                stop = true;
+                continue;
+            }
+            try {
+                task(i, worker);
+            } catch (...) {
+#pragma omp critical(sgs_parallel_error)
+                if (!error) error = std::current_exception();
+                stop = true;
+            }
+        }
+    }
+    if (error) std::rethrow_exception(error);
+#endif
+    if (cancelled) throw Cancelled{};
+}
+
+} // namespace sgs

@@ -1,0 +1,59 @@
+"""Types of the compiled core. Callers validate first (`sgs._check`); the core trusts shapes, strides and dtypes."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+# An ndarray, or (address, dtype code, shape, strides in elements); codes: 0 float16, 1 bfloat16, 2 float32, 3 float64.
+Array: TypeAlias = npt.NDArray[Any] | tuple[int, int, Sequence[int], Sequence[int]]
+
+# Codes of `normalization`: what `semi_global_filter` divides by (7). CROSS_SUM is "cross" before the division: x + sum_a N_a(x).
+NONE: int
+LINE: int
+CROSS: int
+CROSS_SUM: int
+# Codes of `metric` (1).
+EUCLIDEAN: int
+CITYBLOCK: int
+SQEUCLIDEAN: int
+
+def scan(
+    x: Array, w: Array, y: Array, axis: int, reverse: bool, initial: Array | None, num_threads: int
+) -> None: ...
+def line_filter(
+    x: Array, w: Array, y: Array, axis: int, left: Array | None, right: Array | None, num_threads: int
+) -> None: ...
+def tree_aggregate(x: Array, w: Array, y: Array, axis: int, root: int, num_threads: int) -> None: ...
+def tree_update(a: Array, w: Array, y: Array, axis: int, root: int, num_threads: int) -> None: ...
+def edge_weights(
+    guide: Array,
+    w: Array,
+    channel_axis: int,
+    axis: int,
+    scale: float,
+    step: float,
+    metric: int,
+    confidence: Array | None,
+    num_threads: int,
+) -> None: ...
+def semi_global_filter(
+    x: Array,
+    weights: Sequence[Array],
+    y: Array,
+    axes: Sequence[int],
+    normalization: int,
+    residual: bool,
+    confidence: Array | None,
+    fill_value: float,
+    support: Array | None,
+    num_threads: int,
+) -> None: ...
+def get_isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def available_isas() -> list[str]: ...
+def hardware_threads() -> int: ...
+def forked() -> bool: ...
+def cuda_available() -> bool: ...
+def build_info() -> dict[str, str]: ...
