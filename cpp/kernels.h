@@ -58,11 +58,50 @@ template <class C> struct WeightKernels {
     void (*finish)(C* d, std::int64_t steps, C step_length, C scale, bool square_root);
 };
 
+constexpr int kRows = 16; // rows of a plane that are filtered together
+
+/// A block of up to kRows rows of a plane with contiguous rows, in aligned memory of `pitch` (a multiple of kRows) elements a row.
+template <class C> struct PlaneBlock {
+    std::int64_t rows, width, pitch;
+    const C* x;                     // [kRows][pitch], 0 beyond the block and the width
+    const C* down;                  // [rows + 1][pitch], row i the weights that enter row i
+    const C* across;                // [width + 1][kRows], row j the weights that enter column j
+    const C* reciprocal;            // [rows][pitch] 1 / S, or 1 / T_vertical(1) for "line", or null
+    const C* reciprocal_across;     // 1 / T_horizontal(1) for "line", else null
+    C* columns;                     // [pitch][kRows] scratch
+    C* terms;                       // [pitch][kRows] scratch
+    C* carry;                       // [pitch] F above the block, or B below it; left as the next block needs it
+    C* sums;                        // [rows][pitch] down writes it, up reads it
+    C* y;                           // up writes it: rows of y_whole columns (a multiple of kRows), y_stride apart,
+    C* y_tail;                      // [rows][kRows] and what is left of each row here
+    std::int64_t y_whole, y_stride;
+    const C* residual;              // [rows][pitch] what is added at the end, or null
+    C centres;                      // how often the centre counts: 1 for "cross", 2 for None
+    C fill;
+    bool supported_only;            // a negative reciprocal marks an unsupported position
+    bool cuts;                      // some weight is 0
+};
+
+template <class C> struct PlaneKernels {
+    /// rows[r][j] = source[r * row_stride + j * column_stride], 0 beyond count rows (up to kRows) and width columns.
+    void (*load_rows[4])(C* rows, std::int64_t pitch, const void* source, std::int64_t row_stride,
+                         std::int64_t column_stride, std::int64_t count, std::int64_t width);
+    void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride, std::int64_t count,
+                          std::int64_t width);
+    /// columns[j][r] = rows[r][j], for kRows rows.
+    void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
+    /// Horizontal line filter and downward scan: sums = terms of both + the centre.
+    void (*down)(const PlaneBlock<C>& block);
+    /// Upward scan, normalisation, residual: y.
+    void (*up)(const PlaneBlock<C>& block);
+};
+
 template <class C> struct Kernels {
     ConvertKernels<C> convert;
     ScanKernels<C> scan;
     PointwiseKernels<C> pointwise;
     WeightKernels<C> weight;
+    PlaneKernels<C> plane;
 };
 
 /// The kernels of the active instruction set.
@@ -78,6 +117,8 @@ template <class C> const Kernels<C>& kernels();
     extern const PointwiseKernels<double> pointwise_double;                                                            \
     extern const WeightKernels<float> weight_float;                                                                    \
     extern const WeightKernels<double> weight_double;                                                                  \
+    extern const PlaneKernels<float> plane_float;                                                                      \
+    extern const PlaneKernels<double> plane_double;                                                                    \
     }
 #if defined(__x86_64__)
 SGS_DECLARE_KERNELS(v2)
