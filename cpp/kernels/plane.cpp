@@ -28,18 +28,19 @@ template <class C, bool cuts>
 void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* __restrict terms) {
     constexpr int n = kWidth<C>;
     constexpr int vectors = kRows / n;
-    Vec<C> f[vectors] = {}, b[vectors] = {};
+    // Chained on the term itself, term_j = w x_{j-1} + w term_{j-1}: one fused step from term to term.
+    Vec<C> f[vectors] = {}, b[vectors] = {}, before[vectors] = {}, after[vectors] = {};
     const auto forward = [&](std::int64_t j, int v) __attribute__((always_inline)) {
         const std::int64_t at = j * kRows + v * n;
-        const Vec<C> term = carry_over<cuts>(load_vector(w + at), f[v]);
-        f[v] = load_vector(x + at) + term;
-        return term;
+        f[v] = carry_over<cuts>(load_vector(w + at), before[v], f[v]);
+        before[v] = load_vector(x + at);
+        return f[v];
     };
     const auto backward = [&](std::int64_t j, int v) __attribute__((always_inline)) {
         const std::int64_t at = j * kRows + v * n;
-        const Vec<C> term = carry_over<cuts>(load_vector(w + at + kRows), b[v]);
-        b[v] = load_vector(x + at) + term;
-        return term;
+        b[v] = carry_over<cuts>(load_vector(w + at + kRows), after[v], b[v]);
+        after[v] = load_vector(x + at);
+        return b[v];
     };
     std::int64_t i = 0;
     std::int64_t j = width - 1;

@@ -35,6 +35,13 @@ template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over
     return w * f;
 }
 
+/// w (x + f), with one fused step after f.
+template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over(V w, V x, V f) {
+    const V term = w * x + w * f;
+    if constexpr (cuts) return w != V{} ? term : V{};
+    return term;
+}
+
 // One stage of a transposition: rows a and b exchange the blocks of `s` elements that stand across the diagonal from each other.
 template <class C, int s, std::size_t... i>
 __attribute__((always_inline)) inline void exchange(Vec<C>& a, Vec<C>& b, std::index_sequence<i...>) {
