@@ -180,9 +180,9 @@ def tree_update(a: npt.ArrayLike, w: npt.ArrayLike, axis: int = -1, *, root: int
     u, w = _axis_first(a, w, axis)
     root = root + len(u) if root < 0 else root
     for i in range(root - 1, -1, -1):
-        u[i] = _through(w[i], u[i + 1]) + (1 - w[i] ** 2) * u[i]
+        u[i] = _through(w[i], u[i + 1]) + (1 - w[i]) * (1 + w[i]) * u[i]
     for i in range(root + 1, len(u)):
-        u[i] = _through(w[i - 1], u[i - 1]) + (1 - w[i - 1] ** 2) * u[i]
+        u[i] = _through(w[i - 1], u[i - 1]) + (1 - w[i - 1]) * (1 + w[i - 1]) * u[i]
     return np.moveaxis(u, 0, axis)
 
 
