@@ -8,7 +8,6 @@
 
 namespace sgs {
 
-
 struct Operands {
     AnyView x, y;
     std::vector<AnyView> weights;

@@ -60,26 +60,27 @@ template <class C> struct WeightKernels {
 
 constexpr int kRows = 16; // rows of a plane that are filtered together
 
-/// A block of up to kRows rows of a plane with contiguous rows, in aligned memory of `pitch` (a multiple of kRows) elements a row.
+/// A block of up to kRows rows of a plane with contiguous rows, in aligned memory of `pitch` (a multiple of kRows)
+/// elements a row.
 template <class C> struct PlaneBlock {
     std::int64_t rows, width, pitch;
-    const C* x;                     // [kRows][pitch], 0 beyond the block and the width
-    const C* down;                  // [rows + 1][pitch], row i the weights that enter row i
-    const C* across;                // [width + 1][kRows], row j the weights that enter column j
-    const C* reciprocal;            // [rows][pitch] 1 / S, or 1 / T_vertical(1) for "line", or null
-    const C* reciprocal_across;     // 1 / T_horizontal(1) for "line", else null
-    C* columns;                     // [pitch][kRows] scratch
-    C* terms;                       // [pitch][kRows] scratch
-    C* carry;                       // [pitch] F above the block, or B below it; left as the next block needs it
-    C* sums;                        // [rows][pitch] down writes it, up reads it
-    C* y;                           // up writes it: rows of y_whole columns (a multiple of kRows), y_stride apart,
-    C* y_tail;                      // [rows][kRows] and what is left of each row here
+    const C* x;                 // [kRows][pitch], 0 beyond the block and the width
+    const C* down;              // [rows + 1][pitch], row i the weights that enter row i
+    const C* across;            // [width + 1][kRows], row j the weights that enter column j
+    const C* reciprocal;        // [rows][pitch] 1 / S, or 1 / T_vertical(1) for "line", or null
+    const C* reciprocal_across; // 1 / T_horizontal(1) for "line", else null
+    C* columns;                 // [pitch][kRows] scratch
+    C* terms;                   // [pitch][kRows] scratch
+    C* carry;                   // [pitch] F above the block, or B below it; left as the next block needs it
+    C* sums;                    // [rows][pitch] down writes it, up reads it
+    C* y;                       // up writes it: rows of y_whole columns (a multiple of kRows), y_stride apart,
+    C* y_tail;                  // [rows][kRows] and what is left of each row here
     std::int64_t y_whole, y_stride;
-    const C* residual;              // [rows][pitch] what is added at the end, or null
-    C centres;                      // how often the centre counts: 1 for "cross", 2 for None
+    const C* residual; // [rows][pitch] what is added at the end, or null
+    C centres;         // how often the centre counts: 1 for "cross", 2 for None
     C fill;
-    bool supported_only;            // a negative reciprocal marks an unsupported position
-    bool cuts;                      // some weight is 0
+    bool supported_only; // a negative reciprocal marks an unsupported position
+    bool cuts;           // some weight is 0
 };
 
 template <class C> struct PlaneKernels {

@@ -12,7 +12,7 @@ constexpr std::int64_t kLargestPlane = 1 << 18; // padded elements: larger plane
 std::int64_t round_up(std::int64_t n) { return (n + kRows - 1) / kRows * kRows; }
 
 struct PlaneDims {
-    int rows = -1, columns = -1; // dimensions
+    int rows = -1, columns = -1;      // dimensions
     std::size_t down = 0, across = 0; // their places among the axes
 };
 
@@ -86,9 +86,9 @@ template <class C> void filter_planes(const Operands& o, const Options& options)
     };
     // Rows [first, first + kRows) of an operand's plane, in the computing type.
     const auto load_block = [&](C* rows, const AnyView& v, void* plane, std::int64_t first, std::int64_t pitch) {
-        kernel.load_rows[static_cast<int>(v.dtype)](rows, pitch, row_of(v, plane, first), v.strides[dims.rows], v.strides[dims.columns],
-                                                    std::clamp<std::int64_t>(v.shape[dims.rows] - first, 0, kRows),
-                                                    v.shape[dims.columns]);
+        kernel.load_rows[static_cast<int>(v.dtype)](
+            rows, pitch, row_of(v, plane, first), v.strides[dims.rows], v.strides[dims.columns],
+            std::clamp<std::int64_t>(v.shape[dims.rows] - first, 0, kRows), v.shape[dims.columns]);
     };
 
     const auto load_group = [&](PlaneScratch<C>& s, std::int64_t plane) {
@@ -123,7 +123,8 @@ template <class C> void filter_planes(const Operands& o, const Options& options)
                 load_block(s.reciprocal_across.get() + first * s.pitch, r, plane_of(r, plane), first, s.pitch);
             }
             if (o.confidence)
-                load_block(s.trust.get() + first * s.pitch, *o.confidence, plane_of(*o.confidence, plane), first, s.pitch);
+                load_block(s.trust.get() + first * s.pitch, *o.confidence, plane_of(*o.confidence, plane), first,
+                           s.pitch);
         }
     };
 

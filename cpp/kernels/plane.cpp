@@ -1,6 +1,6 @@
-// Both axes of a plane whose rows are contiguous, a block of kRows rows at a time while it is in L1: the horizontal line filter runs
-// down the transposed block, forward and backward sweeps in one loop so that their chains overlap, and the downward scan follows
-// as the block is transposed back; the upward scan comes last and finishes (7).
+// Both axes of a plane whose rows are contiguous, a block of kRows rows at a time while it is in L1: the horizontal
+// line filter runs down the transposed block, forward and backward sweeps in one loop so that their chains overlap, and
+// the downward scan follows as the block is transposed back; the upward scan comes last and finishes (7).
 #include "../kernels.h"
 #include "../step.h"
 #include "storage.h"
@@ -123,9 +123,9 @@ template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
     }
 }
 
-template <class C, class S>
-void load_rows(C* __restrict rows, std::int64_t pitch, const void* source, std::int64_t row_stride,
-               std::int64_t column_stride, std::int64_t count, std::int64_t width) {
+template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitch, const void* source,
+                                           std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
+                                           std::int64_t width) {
     for (std::int64_t r = 0; r < kRows; ++r) {
         C* to = rows + r * pitch;
         std::int64_t j = 0;
@@ -140,9 +140,8 @@ void load_rows(C* __restrict rows, std::int64_t pitch, const void* source, std::
     }
 }
 
-template <class C, class S>
-void store_rows(const C* __restrict rows, std::int64_t pitch, void* target, std::int64_t row_stride, std::int64_t count,
-                std::int64_t width) {
+template <class C, class S> void store_rows(const C* __restrict rows, std::int64_t pitch, void* target,
+                                            std::int64_t row_stride, std::int64_t count, std::int64_t width) {
     for (std::int64_t r = 0; r < count; ++r) {
         S* to = static_cast<S*>(target) + r * row_stride;
         for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j]);

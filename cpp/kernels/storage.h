@@ -1,4 +1,5 @@
-// Conversions between storage and computing types, branch-free so that loops over them vectorise. Only for files under kernels/.
+// Conversions between storage and computing types, branch-free so that loops over them vectorise. Only for files under
+// kernels/.
 #pragma once
 
 #include "../sgs.h"

@@ -42,12 +42,15 @@ template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over
     return term;
 }
 
-// One stage of a transposition: rows a and b exchange the blocks of `s` elements that stand across the diagonal from each other.
+// One stage of a transposition: rows a and b exchange the blocks of `s` elements that stand across the diagonal from
+// each other.
 template <class C, int s, std::size_t... i>
 __attribute__((always_inline)) inline void exchange(Vec<C>& a, Vec<C>& b, std::index_sequence<i...>) {
     constexpr int n = kWidth<C>;
-    const Vec<C> low = __builtin_shufflevector(a, b, (static_cast<int>(i) & s ? n + static_cast<int>(i) - s : static_cast<int>(i))...);
-    const Vec<C> high = __builtin_shufflevector(a, b, (static_cast<int>(i) & s ? n + static_cast<int>(i) : static_cast<int>(i) + s)...);
+    const Vec<C> low =
+        __builtin_shufflevector(a, b, (static_cast<int>(i) & s ? n + static_cast<int>(i) - s : static_cast<int>(i))...);
+    const Vec<C> high =
+        __builtin_shufflevector(a, b, (static_cast<int>(i) & s ? n + static_cast<int>(i) : static_cast<int>(i) + s)...);
     a = low;
     b = high;
 }
