@@ -1,0 +1,917 @@
+"""The operators `torch.ops.sgs.*`: registration, derivatives and batching rules; `sgs.torch` checks arguments first.
+
+The operators take what the core takes: negative axes, right-aligned operands, no notion of channels or heads but in
+`edge_weights`. Every derivative is composed of the operators themselves and of torch's, so that it has derivatives of
+any order. Equation numbers are those of `docs/math.md`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from sgs import _core
+
+Axis = int
+Tangent = Tensor | None
+
+_LIBRARY: Any = torch.library.Library("sgs", "DEF")  # type: ignore[no-untyped-call]
+_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_WEIGHT_DTYPES = {2: torch.float32, 3: torch.float64}
+
+
+# ---- calls into the core
+
+
+def computing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums of this type are taken in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _raw(t: Tensor) -> tuple[Any, ...]:
+    """Address, dtype, shape and strides; for data off its alignment those of a copy, which the tuple keeps alive."""
+    address = t.data_ptr()
+    if address % t.element_size():
+        t = t.clone()
+        return t.data_ptr(), _CODES[t.dtype], t.shape, t.stride(), t
+    return address, _CODES[t.dtype], t.shape, t.stride()
+
+
+def _raw_or_none(t: Tensor | None) -> tuple[Any, ...] | None:
+    return None if t is None else _raw(t)
+
+
+def _run(function: str, like: Tensor, num_threads: int, *args: object) -> None:
+    """Run a function of the core where `like` lives; `num_threads` 0 is torch's own number."""
+    if like.is_cuda:
+        _run_on_cuda(function, like, args)
+    else:
+        getattr(_core, function)(*args, num_threads or torch.get_num_threads())
+
+
+def _run_on_cuda(function: str, like: Tensor, args: Sequence[object]) -> None:
+    cuda = getattr(_core, "cuda", None)
+    if cuda is None or not cuda.available():
+        why = "this build of sgs has no CUDA" if cuda is None else cuda.reason()
+        raise RuntimeError(f"sgs::{function}: CUDA tensors cannot be filtered: {why}")
+    with torch.cuda.device(like.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        run = getattr(cuda, function)
+        size = run(*args, stream, None)
+        workspace = torch.empty(size, dtype=torch.uint8, device=like.device)
+        run(*args, stream, (workspace.data_ptr(), size))
+
+
+# ---- an operator and its ways through the transforms
+
+
+class _Constant:
+    """Arguments that are no tensors, opaque to functorch."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+
+
+class Operator:
+    """One operator: a kernel for tensors in memory, and the rules that transforms of it follow.
+
+    Its arguments are tensors first, then constants; `listed` says that the last tensor argument is a list of tensors.
+    `vjp(g, args, needs)` and `jvp(args, tangents)` have one entry for each tensor argument, a list for a list.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        kernel: Callable[..., Tensor],
+        fake: Callable[..., Tensor],
+        batch: Callable[..., tuple[Tensor, int]],
+        vjp: Callable[..., list[Any]],
+        jvp: Callable[..., Tensor],
+        *,
+        tensors: int,
+        listed: bool = False,
+    ) -> None:
+        name = schema.partition("(")[0]
+        qualified = f"sgs::{name}"
+        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        for device in ("CPU", "CUDA"):
+            _LIBRARY.impl(name, kernel, device)
+        torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+        torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
+        torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=_LIBRARY)
+        self.overload = getattr(torch.ops.sgs, name).default
+        self.tensors, self.listed, self.vjp, self.jvp = tensors, listed, vjp, jvp
+        self.function = _function(self)
+
+    def __call__(self, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            # Compiled, the operator alone would give silent zeros under jvp, and a Function with a jvp is refused: leave
+            # the graph.
+            return _transformed(self, args)
+        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+            return _transformed(self, args)
+        return self.overload(*args)
+
+    def flatten(self, args: Sequence[Any]) -> list[Any]:
+        """The tensor arguments without nesting."""
+        tensors = list(args[: self.tensors])
+        return [*tensors[:-1], *tensors[-1]] if self.listed else tensors
+
+    def nest(self, flat: Sequence[Any]) -> list[Any]:
+        return [*flat[: self.tensors - 1], list(flat[self.tensors - 1 :])] if self.listed else list(flat)
+
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.constants = inputs[self.tensors :]
+        ctx.save_for_backward(*self.flatten(inputs))
+
+    def _backward(self, ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        args = (*self.nest(ctx.saved_tensors), *ctx.constants)
+        grads = self.vjp(g, args, ctx.needs_input_grad[: self.tensors])
+        return (*grads, *(None for _ in ctx.constants))
+
+
+def _function(operator: Operator) -> Any:
+    class Transformed(torch.autograd.Function):
+        """Only under functorch or forward-mode AD, where a registered operator alone gives silent zeros."""
+
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(constants: _Constant, *tensors: Tensor) -> Any:
+            return operator.overload(*operator.nest(tensors), *constants.values)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.constants = inputs[0].values
+            ctx.save_for_backward(*inputs[1:])
+            ctx.save_for_forward(*inputs[1:])
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Any:
+            args = (*operator.nest(ctx.saved_tensors), *ctx.constants)
+            needs = operator.nest(ctx.needs_input_grad[1:])
+            return (None, *operator.flatten(operator.vjp(grads[0], args, needs)))
+
+        @staticmethod
+        def jvp(ctx: Any, _: Any, *tangents: Tangent) -> Any:
+            args = (*operator.nest(ctx.saved_tensors), *ctx.constants)
+            return operator.jvp(args, operator.nest(tangents))
+
+    return Transformed
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _transformed(operator: Operator, args: Sequence[Any]) -> Any:
+    return operator.function.apply(_Constant(tuple(args[operator.tensors :])), *operator.flatten(args))
+
+
+# ---- pieces of derivatives
+
+
+def _sum_to(t: Tensor, like: Tensor) -> Tensor:
+    """The derivative by `like`, which was broadcast: summed over what it lacks, in its shape and type."""
+    extra = t.ndim - like.ndim
+    dims = [d for d in range(t.ndim) if d < extra or (like.shape[d - extra] == 1 and t.shape[d] != 1)]
+    if dims:
+        t = t.sum(dims, keepdim=True)
+    return t.reshape(like.shape).to(like.dtype)
+
+
+def _computing(*tensors: Tangent) -> list[Any]:
+    """Tensors in the computing type of the first, in which derivatives are taken."""
+    first = tensors[0]
+    assert first is not None
+    dtype = computing_dtype(first.dtype)
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+def _edges_of(t: Tensor, axis: Axis, first: int) -> Tensor:
+    """t at the first (0) or the second (1) end of every edge."""
+    n = t.shape[axis]
+    return t.narrow(axis, min(first, n), max(n - 1, 0))
+
+
+def _at_ends(t: Tensor, n: int, axis: Axis, first: int) -> Tensor:
+    """The transpose of `_edges_of`: values of edges put to their first or second end of n positions, 0 elsewhere."""
+    if n == 0:
+        return t
+    return torch.nn.functional.pad(t, [0, 0] * (-1 - axis) + ([0, 1] if first == 0 else [1, 0]))
+
+
+def _end(t: Tensor, axis: Axis, last: bool) -> Tensor:
+    """The first or last slice along an axis; zeros where there is none."""
+    n = t.shape[axis]
+    if n == 0:
+        shape = list(t.shape)
+        shape[axis] = 1
+        return t.new_zeros(shape)
+    return t.narrow(axis, n - 1 if last else 0, 1)
+
+
+def _total(terms: Sequence[Tangent]) -> Tensor:
+    present = [t for t in terms if t is not None]
+    total = present[0]
+    for t in present[1:]:
+        total = total + t
+    return total
+
+
+def _lead(t: Tensor | None, dim: int | None, ndim: int) -> Tensor | None:
+    """An operand of a batched call: its batch axis in front of `ndim` others."""
+    if t is None or dim is None:
+        return t
+    t = t.movedim(dim, 0)
+    return t[(slice(None),) + (None,) * (ndim + 1 - t.ndim)]
+
+
+def _lead_values(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _from_end(axis: int, ndim: int) -> int:
+    return axis if axis < 0 else axis - ndim
+
+
+def _like_first(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+# ---- scan (4)
+
+
+def _scan_kernel(x: Tensor, w: Tensor, initial: Tensor | None, axis: int, reverse: bool, num_threads: int) -> Tensor:
+    y = torch.empty_like(x)
+    _run("scan", x, num_threads, _raw(x), _raw(w), _raw(y), axis % x.ndim, reverse, _raw_or_none(initial))
+    return y
+
+
+def _scan_batch(
+    info: Any, dims: Any, x: Tensor, w: Tensor, initial: Tensor | None, axis: int, *constants: Any
+) -> tuple[Tensor, int]:
+    ndim = x.ndim - (dims[0] is not None)
+    x = _lead_values(x, dims[0], info.batch_size)
+    return scan.overload(
+        x, _lead(w, dims[1], ndim), _lead(initial, dims[2], ndim), _from_end(axis, ndim), *constants
+    ), 0
+
+
+def _scan_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    """(11): x_bar is the scan of g the other way."""
+    x, w, initial, axis, reverse, num_threads = args
+    xc, wc, start, g = _computing(x, w, initial, g)
+    x_bar = scan(g, wc, None, axis, not reverse, num_threads)
+    w_bar = initial_bar = None
+    if needs[1]:
+        y = scan(xc, wc, start, axis, reverse, num_threads)
+        w_bar = _sum_to(_edges_of(y, axis, int(reverse)) * _edges_of(x_bar, axis, int(not reverse)), w)
+    if initial is not None and needs[2]:
+        initial_bar = _sum_to(_end(x_bar, axis, reverse), initial)
+    return [x_bar.to(x.dtype), w_bar, initial_bar]
+
+
+def _through_edges(x: Tensor, w: Tensor, wt: Tensor, initial: Any, axis: int, reverse: bool, num_threads: int) -> Any:
+    """The tangent of a scan when only weights change: what they let through more, scanned."""
+    y = scan(x, w, initial, axis, reverse, num_threads)
+    source = _at_ends(wt * _edges_of(y, axis, int(reverse)), x.shape[axis], axis, int(not reverse))
+    return scan(source, w, None, axis, reverse, num_threads)
+
+
+def _scan_jvp(args: Any, tangents: Any) -> Tensor:
+    x, w, initial, axis, reverse, num_threads = args
+    xc, wc, start, xt, wt, it = _computing(x, w, initial, *tangents)
+    terms = []
+    if xt is not None or it is not None:
+        terms.append(scan(torch.zeros_like(xc) if xt is None else xt, wc, it, axis, reverse, num_threads))
+    if wt is not None:
+        terms.append(_through_edges(xc, wc, wt, start, axis, reverse, num_threads))
+    return _total(terms).to(x.dtype)
+
+
+scan = Operator(
+    "scan(Tensor x, Tensor w, Tensor? initial, int axis, bool reverse, int num_threads) -> Tensor",
+    _scan_kernel,
+    _like_first,
+    _scan_batch,
+    _scan_vjp,
+    _scan_jvp,
+    tensors=3,
+)
+
+
+# ---- line filter (5)
+
+
+def _line_kernel(
+    x: Tensor, w: Tensor, left: Tensor | None, right: Tensor | None, axis: int, num_threads: int
+) -> Tensor:
+    y = torch.empty_like(x)
+    ends = _raw_or_none(left), _raw_or_none(right)
+    _run("line_filter", x, num_threads, _raw(x), _raw(w), _raw(y), axis % x.ndim, *ends)
+    return y
+
+
+def _line_batch(
+    info: Any, dims: Any, x: Tensor, w: Tensor, left: Any, right: Any, axis: int, num_threads: int
+) -> tuple[Tensor, int]:
+    ndim = x.ndim - (dims[0] is not None)
+    x = _lead_values(x, dims[0], info.batch_size)
+    operands = (_lead(t, d, ndim) for t, d in zip((w, left, right), dims[1:4], strict=True))
+    return line_filter.overload(x, *operands, _from_end(axis, ndim), num_threads), 0
+
+
+def _edge_gradient(p: Tensor, q: Tensor, w: Tensor, axis: int, num_threads: int, left: Any, right: Any) -> Tensor:
+    """(11): F_i(p) B_{i+1}(q) + F_i(q) B_{i+1}(p); left and right belong to p."""
+    with_ends = (scan(p, w, left, axis, False, num_threads), scan(p, w, right, axis, True, num_threads))
+    without = (scan(q, w, None, axis, False, num_threads), scan(q, w, None, axis, True, num_threads))
+    forward, backward = _edges_of(with_ends[0], axis, 0), _edges_of(with_ends[1], axis, 1)
+    return forward * _edges_of(without[1], axis, 1) + _edges_of(without[0], axis, 0) * backward
+
+
+def _line_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    """(11): the line filter is its own adjoint."""
+    x, w, left, right, axis, num_threads = args
+    xc, wc, lc, rc, g = _computing(x, w, left, right, g)
+    x_bar = line_filter(g, wc, None, None, axis, num_threads)
+    grads = [x_bar.to(x.dtype), None, None, None]
+    if needs[1]:
+        grads[1] = _sum_to(_edge_gradient(xc, g, wc, axis, num_threads, lc, rc), w)
+    for i, (end, last) in enumerate(((left, False), (right, True)), start=2):
+        if end is not None and needs[i]:
+            grads[i] = _sum_to(_end(x_bar, axis, last), end)
+    return grads
+
+
+def _line_jvp(args: Any, tangents: Any) -> Tensor:
+    x, w, left, right, axis, num_threads = args
+    xc, wc, lc, rc, xt, wt, lt, rt = _computing(x, w, left, right, *tangents)
+    terms = []
+    if not (xt is None and lt is None and rt is None):
+        terms.append(line_filter(torch.zeros_like(xc) if xt is None else xt, wc, lt, rt, axis, num_threads))
+    if wt is not None:
+        terms.append(_through_edges(xc, wc, wt, lc, axis, False, num_threads))
+        terms.append(_through_edges(xc, wc, wt, rc, axis, True, num_threads))
+    return _total(terms).to(x.dtype)
+
+
+line_filter = Operator(
+    "line_filter(Tensor x, Tensor w, Tensor? left, Tensor? right, int axis, int num_threads) -> Tensor",
+    _line_kernel,
+    _like_first,
+    _line_batch,
+    _line_vjp,
+    _line_jvp,
+    tensors=4,
+)
+
+
+# ---- tree (6)
+
+
+def _tree_kernel(function: str) -> Callable[..., Tensor]:
+    def kernel(x: Tensor, w: Tensor, axis: int, root: int, num_threads: int) -> Tensor:
+        y = torch.empty_like(x)
+        _run(function, x, num_threads, _raw(x), _raw(w), _raw(y), axis % x.ndim, root)
+        return y
+
+    return kernel
+
+
+def _tree_batch(operator: Callable[[], Operator]) -> Callable[..., tuple[Tensor, int]]:
+    def batch(info: Any, dims: Any, x: Tensor, w: Tensor, axis: int, root: int, num_threads: int) -> tuple[Tensor, int]:
+        ndim = x.ndim - (dims[0] is not None)
+        x = _lead_values(x, dims[0], info.batch_size)
+        return operator().overload(x, _lead(w, dims[1], ndim), _from_end(axis, ndim), root, num_threads), 0
+
+    return batch
+
+
+def _sides(n: int, root: int) -> list[tuple[int, int, bool]]:
+    """First node, number of nodes and direction of a walk from the root, on both sides, the root in each."""
+    return [(0, root + 1, True), (root, n - root, False)]
+
+
+def _outward(b: Tensor, w: Tensor, axis: int, root: int, num_threads: int) -> Tensor:
+    """The transpose of `tree_aggregate`: each node adds what its parent has times the weight between."""
+    parts = []
+    for first, count, reverse in _sides(b.shape[axis], root):
+        part, edges = b.narrow(axis, first, count), w.narrow(axis, first, count - 1)
+        part = scan(part, edges, None, axis, reverse, num_threads)
+        parts.append(part if reverse else part.narrow(axis, 1, count - 1))
+    return torch.cat(parts, axis)
+
+
+def _parents(t: Tensor, axis: int, root: int) -> Tensor:
+    """t at the end of every edge that is nearer to the root."""
+    n = t.shape[axis]
+    return torch.cat([t.narrow(axis, 1, root), t.narrow(axis, root, n - 1 - root)], axis)
+
+
+def _children(t: Tensor, axis: int, root: int) -> Tensor:
+    n = t.shape[axis]
+    return torch.cat([t.narrow(axis, 0, root), t.narrow(axis, root + 1, n - 1 - root)], axis)
+
+
+def _to_parents(edges: Tensor, axis: int, root: int) -> Tensor:
+    """Values of edges added up at the ends nearer to the root, 0 elsewhere."""
+    n = edges.shape[axis] + 1
+    left, right = edges.narrow(axis, 0, root), edges.narrow(axis, root, n - 1 - root)
+    pad = torch.nn.functional.pad
+    before = [0, 0] * (-1 - axis)
+    return pad(left, [*before, 1, n - 1 - root]) + pad(right, [*before, root, 1])
+
+
+def _to_children(edges: Tensor, axis: int, root: int) -> Tensor:
+    n = edges.shape[axis] + 1
+    left, right = edges.narrow(axis, 0, root), edges.narrow(axis, root, n - 1 - root)
+    return torch.cat([torch.nn.functional.pad(left, [0, 0] * (-1 - axis) + [0, 1]), right], axis)
+
+
+def _aggregate_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    x, w, axis, root, num_threads = args
+    xc, wc, g = _computing(x, w, g)
+    if x.shape[axis] == 0:
+        return [g.to(x.dtype), torch.zeros_like(w)]
+    x_bar = _outward(g, wc, axis, root, num_threads)
+    w_bar = None
+    if needs[1]:
+        a = tree_aggregate(xc, wc, axis, root, num_threads)
+        w_bar = _sum_to(_children(a, axis, root) * _parents(x_bar, axis, root), w)
+    return [x_bar.to(x.dtype), w_bar]
+
+
+def _aggregate_jvp(args: Any, tangents: Any) -> Tensor:
+    x, w, axis, root, num_threads = args
+    xc, wc, xt, wt = _computing(x, w, *tangents)
+    source = xt
+    if wt is not None and x.shape[axis]:
+        a = tree_aggregate(xc, wc, axis, root, num_threads)
+        source = _total([xt, _to_parents(wt * _children(a, axis, root), axis, root)])
+    source = torch.zeros_like(xc) if source is None else source
+    return tree_aggregate(source, wc, axis, root, num_threads).to(x.dtype)  # type: ignore[no-any-return]
+
+
+tree_aggregate: Operator = Operator(
+    "tree_aggregate(Tensor x, Tensor w, int axis, int root, int num_threads) -> Tensor",
+    _tree_kernel("tree_aggregate"),
+    _like_first,
+    _tree_batch(lambda: tree_aggregate),
+    _aggregate_vjp,
+    _aggregate_jvp,
+    tensors=2,
+)
+
+
+def _update_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    """U is the outward sum of (1 - w^2) A, whose transpose aggregates."""
+    a, w, axis, root, num_threads = args
+    ac, wc, g = _computing(a, w, g)
+    if a.shape[axis] == 0:
+        return [g.to(a.dtype), torch.zeros_like(w)]
+    aggregated = tree_aggregate(g, wc, axis, root, num_threads)
+    at_child = _children(aggregated, axis, root)
+    one_hot = _end(aggregated.narrow(axis, root, 1), axis, False)
+    n = a.shape[axis]
+    at_root = torch.nn.functional.pad(one_hot, [0, 0] * (-1 - axis) + [root, n - 1 - root])
+    a_bar = at_root + _to_children((1 - wc) * (1 + wc) * at_child, axis, root)
+    w_bar = None
+    if needs[1]:
+        u = tree_update(ac, wc, axis, root, num_threads)
+        w_bar = _sum_to((_parents(u, axis, root) - 2 * wc * _children(ac, axis, root)) * at_child, w)
+    return [a_bar.to(a.dtype), w_bar]
+
+
+def _update_jvp(args: Any, tangents: Any) -> Tensor:
+    a, w, axis, root, num_threads = args
+    ac, wc, at, wt = _computing(a, w, *tangents)
+    terms = []
+    if at is not None:
+        terms.append(tree_update(at, wc, axis, root, num_threads))
+    if wt is not None and a.shape[axis]:
+        u = tree_update(ac, wc, axis, root, num_threads)
+        source = wt * (_parents(u, axis, root) - 2 * wc * _children(ac, axis, root))
+        terms.append(_outward(_to_children(source, axis, root), wc, axis, root, num_threads))
+    return _total(terms or [torch.zeros_like(ac)]).to(a.dtype)
+
+
+tree_update: Operator = Operator(
+    "tree_update(Tensor a, Tensor w, int axis, int root, int num_threads) -> Tensor",
+    _tree_kernel("tree_update"),
+    _like_first,
+    _tree_batch(lambda: tree_update),
+    _update_vjp,
+    _update_jvp,
+    tensors=2,
+)
+
+
+# ---- edge weights (1), (2)
+
+
+def _parameter(tensor: Tensor | None, value: float, guide: Tensor) -> Any:
+    """scale or step for the core: a number, or where it lies on the guide's own device."""
+    if tensor is None:
+        return value
+    if not tensor.is_cuda:
+        return float(tensor)
+    return tensor.data_ptr(), _CODES[tensor.dtype]
+
+
+def _with_channel(t: Tensor, channel_axis: int | None) -> tuple[Any, int]:
+    """A guide or its weights for the core, which wants a channel axis."""
+    raw = _raw(t)
+    if channel_axis is None:
+        return (raw[0], raw[1], (1, *raw[2]), (0, *raw[3]), *raw[4:]), 0
+    return raw, channel_axis % t.ndim
+
+
+def _weights_like(guide: Tensor, channel_axis: int | None, axis: int, heads: int, dtype: int) -> Tensor:
+    shape = list(guide.shape)
+    shape[axis] = max(shape[axis] - 1, 0)
+    if channel_axis is not None:
+        shape[channel_axis] = heads
+    return guide.new_empty(shape, dtype=_WEIGHT_DTYPES[dtype])
+
+
+def _weights_kernel(
+    guide: Tensor,
+    scale: Tensor | None,
+    step: Tensor | None,
+    confidence: Tensor | None,
+    scale_value: float,
+    step_value: float,
+    channel_axis: int | None,
+    axis: int,
+    heads: int,
+    metric: int,
+    dtype: int,
+    num_threads: int,
+) -> Tensor:
+    w = _weights_like(guide, channel_axis, axis, heads, dtype)
+    raw, channel = _with_channel(guide, channel_axis)
+    out, _ = _with_channel(w, channel_axis)
+    along = axis % guide.ndim + (channel_axis is None)
+    length, added = _parameter(scale, scale_value, guide), _parameter(step, step_value, guide)
+    trust = _raw_or_none(confidence)
+    _run("edge_weights", guide, num_threads, raw, out, channel, along, length, added, metric, trust)
+    return w
+
+
+def _weights_fake(
+    guide: Tensor,
+    scale: Any,
+    step: Any,
+    confidence: Any,
+    scale_value: float,
+    step_value: float,
+    channel_axis: int | None,
+    axis: int,
+    heads: int,
+    metric: int,
+    dtype: int,
+    num_threads: int,
+) -> Tensor:
+    return _weights_like(guide, channel_axis, axis, heads, dtype)
+
+
+def _weights_batch(
+    info: Any,
+    dims: Any,
+    guide: Tensor,
+    scale: Any,
+    step: Any,
+    confidence: Any,
+    scale_value: float,
+    step_value: float,
+    channel_axis: int | None,
+    axis: int,
+    *constants: Any,
+) -> tuple[Tensor, int]:
+    ndim = guide.ndim - (dims[0] is not None)
+    axis = _from_end(axis, ndim)
+    channel_axis = None if channel_axis is None else _from_end(channel_axis, ndim)
+    rest = (scale_value, step_value, channel_axis, axis, *constants)
+    if dims[1] is None and dims[2] is None:
+        guide = _lead_values(guide, dims[0], info.batch_size)
+        return edge_weights.overload(guide, scale, step, _lead(confidence, dims[3], ndim), *rest), 0
+    # The core takes one scale a call: one call for each in the batch.
+    each = []
+    for i in range(info.batch_size):
+        tensors = (guide, scale, step, confidence)
+        picked = [t if d is None else t.select(d, i) for t, d in zip(tensors, dims[:4], strict=True)]
+        each.append(edge_weights.overload(*picked, *rest))
+    return torch.stack(each), 0
+
+
+class _Distance:
+    """What derivatives of edge weights are made of, by torch's own operators; nothing where an edge is cut."""
+
+    def __init__(self, args: Any) -> None:
+        guide, scale, step, confidence, scale_value, step_value, channel_axis, axis, heads, metric, _, _ = args
+        self.weights = edge_weights(*args)
+        self.dtype = computing_dtype(guide.dtype)
+        self.channel_axis, self.axis, self.heads, self.metric = channel_axis, axis, heads, metric
+        self.scale = scale_value if scale is None else scale.reshape(()).to(self.dtype)
+        self.step = step_value if step is None else step.reshape(()).to(self.dtype)
+        w = self.split(self.weights).to(self.dtype)
+        cut = w == 0
+        self.w = torch.where(cut, 0.0, w)
+        self.untouched = cut
+        if confidence is not None:
+            missing = self.split_confidence(confidence, guide.ndim) == 0
+            self.untouched = cut | _edges_of(missing, self.inner, 0) | _edges_of(missing, self.inner, 1)
+        self.cut = cut
+        difference = self.difference(guide)
+        self.d = self.distance(difference)
+        # Derivative of the distance by the difference.
+        if metric == _core.EUCLIDEAN:
+            flat = self.d == 0
+            self.slope = torch.where(flat, 0.0, difference / torch.where(flat, 1.0, self.d))
+        else:
+            self.slope = torch.sign(difference) if metric == _core.CITYBLOCK else 2 * difference
+
+    @property
+    def inner(self) -> Any:
+        """The axis once channels are split into heads."""
+        return self.axis - 1 if self.channel_axis is None or self.axis < self.channel_axis else self.axis
+
+    @property
+    def channels(self) -> int:
+        return -1 if self.channel_axis is None else self.channel_axis
+
+    def split(self, t: Tensor) -> Tensor:
+        """The channel axis as two, heads and channels of a head; without one, an axis of length 1 at the end."""
+        if self.channel_axis is None:
+            return t.unsqueeze(-1)
+        split: Any = t.unflatten  # not typed
+        return split(self.channel_axis, (self.heads, t.shape[self.channel_axis] // self.heads))  # type: ignore[no-any-return]
+
+    def split_confidence(self, c: Tensor, ndim: int) -> Tensor:
+        c = c[(None,) * (ndim - c.ndim)]
+        return c.unsqueeze(-1) if self.channel_axis is None else c.unsqueeze(self.channel_axis)
+
+    def join(self, t: Tensor) -> Tensor:
+        return t.squeeze(-1) if self.channel_axis is None else t.flatten(self.channels - 1, self.channels)
+
+    def difference(self, guide: Tensor) -> Tensor:
+        """g_{i+1} - g_i, 0 on edges that no derivative passes."""
+        g = self.split(guide).to(self.dtype)
+        return torch.where(self.untouched, 0.0, _edges_of(g, self.inner, 1) - _edges_of(g, self.inner, 0))
+
+    def distance(self, difference: Tensor) -> Tensor:
+        """(1); its second derivative at 0 is 0 too."""
+        if self.metric == _core.CITYBLOCK:
+            return difference.abs().sum(self.channels, keepdim=True)
+        squared = (difference * difference).sum(self.channels, keepdim=True)
+        if self.metric == _core.SQEUCLIDEAN:
+            return squared
+        flat = squared == 0
+        return torch.where(flat, 0.0, torch.where(flat, 1.0, squared).sqrt())
+
+
+def _weights_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    """(11)."""
+    guide, scale, step = args[:3]
+    t = _Distance(args)
+    w_bar = torch.where(t.cut, 0.0, t.split(g).to(t.dtype))
+    d_bar = -t.w * w_bar / t.scale
+    grads: list[Any] = [None, None, None, None]
+    if needs[0]:
+        difference_bar = torch.where(t.untouched, 0.0, d_bar * t.slope)
+        n, axis = guide.shape[t.axis], t.inner
+        guide_bar = _at_ends(difference_bar, n, axis, 1) - _at_ends(difference_bar, n, axis, 0)
+        grads[0] = t.join(guide_bar).to(guide.dtype)
+    if scale is not None and needs[1]:
+        grads[1] = (-d_bar * (t.d + t.step) / t.scale).sum().reshape(scale.shape).to(scale.dtype)
+    if step is not None and needs[2]:
+        grads[2] = d_bar.sum().reshape(step.shape).to(step.dtype)
+    return grads
+
+
+def _weights_jvp(args: Any, tangents: Any) -> Tensor:
+    t = _Distance(args)
+    guide_t, scale_t, step_t, _ = tangents
+    change: Any = 0.0  # of -(d + step) / scale
+    if guide_t is not None:
+        change = change - (t.slope * t.difference(guide_t)).sum(t.channels, keepdim=True) / t.scale
+    if step_t is not None:
+        change = change - step_t.reshape(()).to(t.dtype) / t.scale
+    if scale_t is not None:
+        change = change + (t.d + t.step) / t.scale**2 * scale_t.reshape(()).to(t.dtype)
+    return t.join(torch.where(t.cut, 0.0, t.w * change)).to(t.weights.dtype)
+
+
+edge_weights = Operator(
+    "edge_weights(Tensor guide, Tensor? scale, Tensor? step, Tensor? confidence, float scale_value, float step_value, "
+    "int? channel_axis, int axis, int heads, int metric, int dtype, int num_threads) -> Tensor",
+    _weights_kernel,
+    _weights_fake,
+    _weights_batch,
+    _weights_vjp,
+    _weights_jvp,
+    tensors=4,
+)
+
+
+# ---- semi-global filter (7), (8)
+
+
+def _filter_kernel(
+    x: Tensor,
+    confidence: Tensor | None,
+    weights: Sequence[Tensor],
+    axes: Sequence[int],
+    normalization: int,
+    residual: bool,
+    fill_value: float,
+    num_threads: int,
+) -> Tensor:
+    y = torch.empty_like(x)
+    along = [a % x.ndim for a in axes]
+    raw = [_raw(w) for w in weights]
+    trust = _raw_or_none(confidence)
+    _run(
+        "semi_global_filter",
+        x,
+        num_threads,
+        _raw(x),
+        raw,
+        _raw(y),
+        along,
+        normalization,
+        residual,
+        trust,
+        fill_value,
+        None,
+    )
+    return y
+
+
+def _filter_batch(
+    info: Any, dims: Any, x: Tensor, confidence: Any, weights: Sequence[Tensor], axes: Sequence[int], *constants: Any
+) -> tuple[Tensor, int]:
+    ndim = x.ndim - (dims[0] is not None)
+    x = _lead_values(x, dims[0], info.batch_size)
+    ws = [_lead(w, d, ndim) for w, d in zip(weights, dims[2], strict=True)]
+    axes = [_from_end(a, ndim) for a in axes]
+    return semi_global_filter.overload(x, _lead(confidence, dims[1], ndim), ws, axes, *constants), 0
+
+
+def support_like(x: Tensor, confidence: Tensor | None, weights: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
+    """The field that supports S are sums of, of x's rank and no longer than it need be: ones, or the confidence."""
+    operands = [*weights] if confidence is None else [*weights, confidence]
+
+    def length(d: int) -> Any:
+        used = d in axes or any(t.ndim >= -d and t.shape[d] != 1 for t in operands)
+        return x.shape[d] if used else 1
+
+    shape = [length(d) for d in range(-x.ndim, 0)]
+    dtype = computing_dtype(x.dtype)
+    if confidence is None:
+        return x.new_ones((), dtype=dtype).expand(shape)
+    return confidence.to(dtype).expand(shape)
+
+
+def cross_sum(x: Tensor, weights: Sequence[Tensor], axes: Sequence[int], num_threads: int) -> Any:
+    """x + sum_a N_a(x)."""
+    return semi_global_filter(x, None, list(weights), list(axes), _core.CROSS_SUM, False, 0.0, num_threads)
+
+
+class _Parts:
+    """The sums that a block divides and is divided by, in the computing type.
+
+    y = sum over parts of P / S: one part for each axis, or one of all axes for "cross"; `sums(k, v)` is the linear map of part k.
+    """
+
+    def __init__(self, args: Any) -> None:
+        x, confidence, weights, self.axes, normalization, self.residual, _, self.num_threads = args
+        self.x, *self.weights = _computing(x, *weights)
+        self.dtype = self.x.dtype
+        self.together = normalization in (_core.CROSS, _core.CROSS_SUM)
+        self.divided = normalization in (_core.CROSS, _core.LINE)
+        self.confidence = None
+        if confidence is not None:
+            c = confidence.to(self.dtype)
+            self.untrusted = c == 0
+            self.confidence = torch.where(self.untrusted, 0.0, c)
+        self.field = support_like(x, self.confidence, weights, self.axes)
+        self.count = 1 if self.together else len(self.axes)
+        self.source = self.trusted(self.x) if self.confidence is None else self.confidence * self.trusted(self.x)
+        self.supports = [self.sums(k, self.field) for k in range(self.count)] if self.divided else []
+
+    def trusted(self, x: Tensor) -> Tensor:
+        """x, 0 where it is not read (8)."""
+        return x if self.confidence is None else torch.where(self.untrusted, 0.0, x)
+
+    def sums(self, k: int, v: Tensor) -> Tensor:
+        if self.together:
+            return cross_sum(v, self.weights, self.axes, self.num_threads)  # type: ignore[no-any-return]
+        return line_filter(v, self.weights[k], None, None, self.axes[k], self.num_threads)  # type: ignore[no-any-return]
+
+    def divide(self, k: int, v: Tensor) -> Tensor:
+        """v / S; 0 where S is too small to count (8)."""
+        if not self.divided:
+            return v
+        s = self.supports[k]
+        if self.confidence is None:
+            return v / s
+        supported = s >= torch.finfo(self.dtype).tiny
+        return torch.where(supported, v, 0.0) / torch.where(supported, s, 1.0)
+
+    def supported(self, v: Tensor) -> Tensor:
+        """v; 0 where the result is filled."""
+        if self.confidence is None:
+            return v
+        return torch.where(self.supports[0] >= torch.finfo(self.dtype).tiny, v, 0.0)
+
+    def axes_of(self, k: int) -> Sequence[int]:
+        """Indices of the axes that part k sums over."""
+        return range(len(self.axes)) if self.together else (k,)
+
+
+def _filter_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    x, confidence, weights = args[:3]
+    need_weights = any(needs[2]) if isinstance(needs[2], (list, tuple)) else bool(needs[2])
+    need_confidence = confidence is not None and needs[1]
+    p = _Parts(args)
+    g = g.to(p.dtype)
+    x_bar: Tensor | None = None
+    trust_bar: Tensor | None = None
+    w_bars: list[Any] = [None] * len(weights)
+    for k in range(p.count):
+        z = p.divide(k, g)
+        u = p.sums(k, z)
+        x_bar = u if x_bar is None else x_bar + u
+        if not (need_weights or need_confidence):
+            continue
+        s_bar = None
+        if p.divided:  # S = sums of the field
+            s_bar = -_sum_to(z * p.divide(k, p.sums(k, p.source)), p.field)
+            if need_confidence:
+                trust_bar = p.sums(k, s_bar)
+        for a in p.axes_of(k) if need_weights else ():
+            w, axis = p.weights[a], p.axes[a]
+            w_bar = _sum_to(_edge_gradient(p.source, z, w, axis, p.num_threads, None, None), w)
+            if s_bar is not None:
+                w_bar = w_bar + _sum_to(_edge_gradient(p.field, s_bar, w, axis, p.num_threads, None, None), w)
+            w_bars[a] = w_bar.to(weights[a].dtype)
+    assert x_bar is not None
+    confidence_bar = None
+    if p.confidence is not None:
+        if need_confidence:
+            assert trust_bar is not None
+            by_values = _sum_to(p.trusted(p.x) * x_bar, p.field)
+            confidence_bar = _sum_to(torch.where(p.untrusted, 0.0, by_values + trust_bar), confidence)
+        x_bar = p.confidence * p.trusted(x_bar)
+    if p.residual:
+        x_bar = x_bar + p.trusted(p.supported(g))
+    return [x_bar.to(x.dtype), confidence_bar, w_bars]
+
+
+def _filter_jvp(args: Any, tangents: Any) -> Tensor:
+    x = args[0]
+    p = _Parts(args)
+    xt, ct, wts = tangents
+    xt = None if xt is None else p.trusted(xt.to(p.dtype))
+    ct = None if ct is None else torch.where(p.untrusted, 0.0, ct.to(p.dtype))
+    terms = []
+    if xt is not None:
+        terms.append(xt if p.confidence is None else p.confidence * xt)
+    if ct is not None:
+        terms.append(ct * p.trusted(p.x))
+    source_t = _total(terms) if terms else None
+
+    def sums_t(k: int, v: Tensor, vt: Tensor | None) -> Tensor | None:
+        changes = [] if vt is None else [p.sums(k, vt)]
+        for a in p.axes_of(k):
+            if wts[a] is not None:
+                wt = wts[a].to(p.dtype)
+                for reverse in (False, True):
+                    changes.append(_through_edges(v, p.weights[a], wt, None, p.axes[a], reverse, p.num_threads))
+        return _total(changes) if changes else None
+
+    total: list[Any] = []
+    for k in range(p.count):
+        changed = sums_t(k, p.source, source_t)
+        if changed is not None:
+            total.append(p.divide(k, changed))
+        if p.divided:
+            s_t = sums_t(k, p.field, None if ct is None else ct.expand(p.field.shape))
+            if s_t is not None:
+                total.append(-p.divide(k, p.divide(k, p.sums(k, p.source)) * s_t))
+    if p.residual and xt is not None:
+        total.append(p.supported(xt))
+    return _total(total or [torch.zeros_like(p.x)]).expand(x.shape).to(x.dtype)
+
+
+semi_global_filter = Operator(
+    "semi_global_filter(Tensor x, Tensor? confidence, Tensor[] weights, int[] axes, int normalization, bool residual, "
+    "float fill_value, int num_threads) -> Tensor",
+    _filter_kernel,
+    _like_first,
+    _filter_batch,
+    _filter_vjp,
+    _filter_jvp,
+    tensors=3,
+    listed=True,
+)
