@@ -133,7 +133,7 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
 }
 
 template <class C> void run(const Operands& o, const Options& options) {
-    if (is_plane_filter<C>(o)) {
+    if (is_plane_filter(o)) {
         filter_planes<C>(o, options);
         return;
     }
@@ -216,7 +216,10 @@ AnyView collapse(AnyView v, const std::array<bool, kMaxDims>& shared) {
     return v;
 }
 
-template <class C> void copy(const AnyView& from, const AnyView& to, const Options& options) {
+// from, which may be broadcast, to every element that `to` has of its own.
+template <class C> void copy(const AnyView& from, AnyView to, const Options& options) {
+    for (int d = 0; d < to.ndim; ++d)
+        if (to.strides[d] == 0) to.shape[d] = 1;
     const Lines lines(to, to.ndim - 1);
     Scratches<C> scratches(lines.tiles(), 0, options);
     parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
@@ -260,7 +263,7 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
             sums.weights.push_back(collapse(o.weights[k], shared));
         }
         run<C>(sums, options);
-        if (support != nullptr) copy<C>(sums.y, collapse(*support, shared), options);
+        if (support != nullptr) copy<C>(o.reciprocals.back(), *support, options);
         parallel_for((count + kTileSize - 1) / kTileSize, options, [&](std::int64_t tile, int) {
             const std::int64_t first = tile * kTileSize;
             kernels<C>().pointwise.reciprocal(memory + first, std::min(kTileSize, count - first),

@@ -17,8 +17,8 @@ struct Operands {
     std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
 };
 
-/// Whether filter_planes serves: two axes, one of them contiguous in the result, and planes that stay in cache.
-template <class C> bool is_plane_filter(const Operands& o);
+/// Whether filter_planes serves: two axes, lines that fill vectors.
+bool is_plane_filter(const Operands& o);
 
 /// (7), (8) plane by plane, both axes of a plane together.
 template <class C> void filter_planes(const Operands& o, const Options& options);

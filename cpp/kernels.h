@@ -84,11 +84,11 @@ template <class C> struct PlaneBlock {
 };
 
 template <class C> struct PlaneKernels {
-    /// rows[r][j] = source[r * row_stride + j * column_stride], 0 beyond count rows (up to kRows) and width columns.
+    /// rows[r][j] = source[r * row_stride + j * column_stride] for `total` rows, 0 beyond count rows and width columns.
     void (*load_rows[4])(C* rows, std::int64_t pitch, const void* source, std::int64_t row_stride,
-                         std::int64_t column_stride, std::int64_t count, std::int64_t width);
-    void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride, std::int64_t count,
-                          std::int64_t width);
+                         std::int64_t column_stride, std::int64_t count, std::int64_t width, std::int64_t total);
+    void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride,
+                          std::int64_t column_stride, std::int64_t count, std::int64_t width);
     /// columns[j][r] = rows[r][j], for kRows rows.
     void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
     /// Horizontal line filter and downward scan: sums = terms of both + the centre.

@@ -50,6 +50,11 @@ int workers(std::int64_t count, const Options& options) {
 #endif
 }
 
+void CancelFlag::check(int worker) {
+    if (worker == 0 && cancel_requested(options_)) cancelled_ = true;
+    if (cancelled_.load(std::memory_order_relaxed)) throw Cancelled{};
+}
+
 void parallel_for(std::int64_t count, const Options& options, const std::function<void(std::int64_t, int)>& task) {
     const int threads = workers(count, options);
     std::atomic<bool> stop{false};

@@ -125,8 +125,8 @@ template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
 
 template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitch, const void* source,
                                            std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
-                                           std::int64_t width) {
-    for (std::int64_t r = 0; r < kRows; ++r) {
+                                           std::int64_t width, std::int64_t total) {
+    for (std::int64_t r = 0; r < total; ++r) {
         C* to = rows + r * pitch;
         std::int64_t j = 0;
         if (r < count) {
@@ -141,10 +141,14 @@ template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitc
 }
 
 template <class C, class S> void store_rows(const C* __restrict rows, std::int64_t pitch, void* target,
-                                            std::int64_t row_stride, std::int64_t count, std::int64_t width) {
+                                            std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
+                                            std::int64_t width) {
     for (std::int64_t r = 0; r < count; ++r) {
         S* to = static_cast<S*>(target) + r * row_stride;
-        for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j]);
+        if (column_stride == 1)
+            for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j]);
+        else
+            for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j * column_stride]);
     }
 }
 
