@@ -22,6 +22,7 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
         const auto accumulate = kernel.accumulate_distance[static_cast<int>(metric)];
         const std::int64_t n = lines.steps();
         Scratches<C> scratches(lines.tiles(), 0, options);
+        CancelFlag cancel(options);
         parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
             WalkScratch<C>& s = scratches[worker];
             const Strand gs(lines, first_channel, tile), ws(lines, w, tile);
@@ -32,6 +33,7 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
                 Strand cs = gs;
                 cs.view = &channel;
                 for (std::int64_t c = 0; c < channels; ++c) {
+                    if (c % 64 == 0) cancel.check(worker);
                     channel.data = guide.at(c * channel_stride);
                     load(s.x.get(), cs, first, steps + 1);
                     accumulate(s.terms.get(), s.x.get(), steps);
