@@ -49,13 +49,14 @@ template <class C> struct PointwiseKernels {
     void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count);
 };
 
+/// On rows of count elements.
 template <class C> struct WeightKernels {
-    /// (1) d_i += term of |x_{i+1} - x_i| over steps edges; x has steps + 1 rows. One entry per Metric.
-    void (*accumulate_distance[3])(C* d, const C* x, std::int64_t steps);
-    /// d_i = 0 where c_i or c_{i+1} is 0 (8).
-    void (*ignore_untrusted)(C* d, const C* c, std::int64_t steps);
+    /// (1) d += term of |b - a|. One entry per Metric.
+    void (*accumulate_distance[3])(C* d, const C* a, const C* b, std::int64_t count);
+    /// d = 0 where a confidence at either end is 0 (8).
+    void (*ignore_untrusted)(C* d, const C* a, const C* b, std::int64_t count);
     /// (2) d becomes w; the square root is taken first for the Euclidean distance.
-    void (*finish)(C* d, std::int64_t steps, C step_length, C scale, bool square_root);
+    void (*finish)(C* d, std::int64_t count, C step_length, C scale, bool square_root);
 };
 
 constexpr int kRows = 16; // rows of a plane that are filtered together

@@ -11,6 +11,13 @@ namespace sgs {
 
 inline std::int64_t whole_vectors(std::int64_t n) { return (n + kRows - 1) / kRows * kRows; }
 
+/// Elements from row to row: never a multiple of 1 KiB or so, for which rows would compete for the same sets of the
+/// cache.
+inline std::int64_t padded_pitch(std::int64_t width) {
+    const std::int64_t pitch = whole_vectors(width);
+    return pitch % 128 == 0 ? pitch + kRows : pitch;
+}
+
 /// Where the weights of a block are laid out (PlaneBlock names the shapes).
 template <class C> struct BlockWeights {
     C *down, *across, *reciprocal, *reciprocal_across, *trust;
@@ -22,7 +29,7 @@ template <class C> class PlaneSet {
         : o(operands), line(o.filter.normalization == Normalization::line),
           across_(std::abs(o.y.strides[o.axes[1]]) <= std::abs(o.y.strides[o.axes[0]]) ? 1 : 0), down_(1 - across_),
           rows_(o.axes[down_]), columns_(o.axes[across_]), height(o.y.shape[rows_]), width(o.y.shape[columns_]),
-          pitch(whole_vectors(width)), across_pitch(whole_vectors(width + 1)), blocks((height + kRows - 1) / kRows) {
+          pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)), blocks((height + kRows - 1) / kRows) {
         // Planes that share their weights follow one another, neighbours in memory first.
         const DimOrder order = order_by_stride(o.y);
         for (const bool group : {false, true})

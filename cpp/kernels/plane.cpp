@@ -65,7 +65,7 @@ void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* 
 // (4) downward through the block: sums_i = horizontal terms + w F_{i-1} + centres x_i, scaled for "line".
 template <class C, bool cuts> void down(const PlaneBlock<C>& p) {
     constexpr int n = kWidth<C>;
-    for (std::int64_t j = 0; j < p.pitch; j += n) {
+    for (std::int64_t j = 0; j < p.width; j += n) {
         Vec<C> f = load_vector(p.carry + j);
         for (int r = 0; r < p.rows; r += n) {
             Vec<C> v[n];
@@ -97,7 +97,7 @@ template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
     constexpr int n = kWidth<C>;
     const C* down_next = p.down + p.pitch;
     const Vec<C> fill = Vec<C>{} + p.fill;
-    for (std::int64_t j = 0; j < p.pitch; j += n) {
+    for (std::int64_t j = 0; j < p.width; j += n) {
         Vec<C> b = load_vector(p.carry + j);
         C* to = j < p.y_whole ? p.y + j : p.y_tail + (j - p.y_whole);
         const std::int64_t to_stride = j < p.y_whole ? p.y_stride : kRows;
