@@ -4,7 +4,6 @@ import importlib.util
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
