@@ -66,6 +66,25 @@ def _run_on_cuda(function: str, like: Tensor, args: Sequence[object]) -> None:
 # ---- an operator and its ways through the transforms
 
 
+_PRE_DISPATCH_MODES: Any = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_PROFILED: Any = torch._C._autograd._profiler_enabled
+
+
+def _observed() -> bool:
+    """Whether anything wants to see operators go by: a mode, a tracer or a profiler."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or _PRE_DISPATCH_MODES()
+        or torch._C._get_tracing_state() is not None
+        or _PROFILED()
+    )
+
+
+def _is_plain(t: Tensor) -> bool:
+    return type(t) is Tensor and t.is_cpu and not t.requires_grad and not t.is_neg()
+
+
 class _Constant:
     """Arguments that are no tensors, opaque to functorch."""
 
@@ -93,12 +112,12 @@ class Operator:
         tensors: int,
         listed: bool = False,
     ) -> None:
-        self.tensors, self.listed, self.vjp, self.jvp = tensors, listed, vjp, jvp
+        self.kernel, self.tensors, self.listed, self.vjp, self.jvp = kernel, tensors, listed, vjp, jvp
         name = schema.partition("(")[0]
         qualified = f"sgs::{name}"
         _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         for device in ("CPU", "CUDA"):
-            _LIBRARY.impl(name, kernel, device)
+            _LIBRARY.impl(name, self._run, device)
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
         torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=_LIBRARY)
@@ -110,9 +129,33 @@ class Operator:
             # Compiled, the operator alone would give silent zeros under jvp, and a Function with a jvp is refused: leave
             # the graph.
             return _transformed(self, args)
-        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-            return _transformed(self, args)
+        if not torch.compiler.is_compiling():
+            if forward_ad._current_level >= 0:
+                return _transformed(self, args)
+            if self.plain(args) and not _observed():
+                return self.kernel(*args)  # as the dispatcher would, in half the time
         return self.overload(*args)
+
+    def _run(self, *args: Any) -> Any:
+        # Only a compiled function, or a call that goes round `sgs.torch`, brings tangents as far as here.
+        if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
+            for t in self.flatten(args):
+                if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+                    raise RuntimeError(
+                        f"{self.overload}: forward-mode derivatives of a compiled function or of a bare operator would be "
+                        "lost: compile the jvp instead, and call the functions of sgs.torch"
+                    )
+        return self.kernel(*args)
+
+    def plain(self, args: Sequence[Any]) -> bool:
+        """Whether the tensors are in memory and need no derivative."""
+        for t in args[: self.tensors]:
+            if type(t) is list:
+                if not all(_is_plain(each) for each in t):
+                    return False
+            elif t is not None and not _is_plain(t):
+                return False
+        return True
 
     def flatten(self, args: Sequence[Any]) -> list[Any]:
         """The tensor arguments without nesting."""
