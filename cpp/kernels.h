@@ -98,12 +98,34 @@ template <class C> struct PlaneKernels {
     void (*up)(const PlaneBlock<C>& block);
 };
 
+/// Derivatives (11).
+template <class C> struct BackwardKernels {
+    /// p and q become, in fp and fq, the terms of (5) as line_terms finds them; row i + 1 of w_bar, the edge that
+    /// leaves step i, gets F_i(p) B_{i+1}(q) + F_i(q) B_{i+1}(p) added. before and after as in line_terms.
+    void (*line_gradient)(C* fp, C* fq, C* w_bar, const C* p, const C* q, const C* w, std::int64_t steps,
+                          const C* before_p, const C* before_q, C* after_p, C* after_q);
+    /// q becomes its reverse scan B(q); row i + 1 of w_bar gets F_i(p) B_{i+1}(q) added; fp is scratch.
+    void (*scan_gradient)(C* fp, C* q, C* w_bar, const C* p, const C* w, std::int64_t steps, const C* before_p,
+                          C* after_q);
+    void (*multiply_add)(C* sum, const C* x, const C* y, std::int64_t count);
+    /// s becomes -s times the reciprocal support; 0 where that is marked.
+    void (*support_gradient)(C* s, const C* reciprocal, std::int64_t count);
+    /// d, as accumulate_distance leaves it, becomes d_bar times what the slope of the distance has in common for all
+    /// channels. `rounded`: the weights were rounded to float. Derivatives by scale and step are added lane by lane.
+    void (*distance_gradient[3])(C* d, const C* w_bar, std::int64_t steps, C step_length, C scale, bool rounded,
+                                 C* scale_bar, C* step_bar);
+    /// g_bar_i from row i of what distance_gradient left (the edge that enters) and row i + 1 (that leaves); g starts
+    /// one row before g_bar.
+    void (*difference_gradient[3])(C* g_bar, const C* g, const C* factor, std::int64_t steps);
+};
+
 template <class C> struct Kernels {
     ConvertKernels<C> convert;
     ScanKernels<C> scan;
     PointwiseKernels<C> pointwise;
     WeightKernels<C> weight;
     PlaneKernels<C> plane;
+    BackwardKernels<C> backward;
 };
 
 /// The kernels of the active instruction set.
@@ -121,6 +143,8 @@ template <class C> const Kernels<C>& kernels();
     extern const WeightKernels<double> weight_double;                                                                  \
     extern const PlaneKernels<float> plane_float;                                                                      \
     extern const PlaneKernels<double> plane_double;                                                                    \
+    extern const BackwardKernels<float> backward_float;                                                                \
+    extern const BackwardKernels<double> backward_double;                                                              \
     }
 #if defined(__x86_64__)
 SGS_DECLARE_KERNELS(v2)

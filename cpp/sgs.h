@@ -121,6 +121,34 @@ void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, cons
                         const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
                         const Options& options);
 
+// Derivatives (11): from y_bar, the derivative by y, those by the inputs. They are written, never added to what is
+// there.
+//  - x_bar has x's shape, every other derivative its input's own shape: summed over what that was broadcast along. Any
+//  of
+//    the four dtypes. Null where not wanted, but for x_bar.
+//  - Inputs are those of the forward call; y is not needed, and nothing is kept between the two.
+
+/// x_bar must be of the computing type where initial_bar is wanted.
+void scan_backward(const AnyView& x, const AnyView& w, const AnyView* initial, const AnyView& y_bar,
+                   const AnyView& x_bar, const AnyView* w_bar, const AnyView* initial_bar, int axis, bool reverse,
+                   const Options& options);
+
+/// x_bar must be of the computing type where left_bar or right_bar is wanted.
+void line_filter_backward(const AnyView& x, const AnyView& w, const AnyView* left, const AnyView* right,
+                          const AnyView& y_bar, const AnyView& x_bar, const AnyView* w_bar, const AnyView* left_bar,
+                          const AnyView* right_bar, int axis, const Options& options);
+
+/// w_bar, an input, has the dtype that the weights had. scale_bar and step_bar are single elements.
+void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const AnyView* guide_bar,
+                           const AnyView* scale_bar, const AnyView* step_bar, int channel_axis, int axis, double scale,
+                           double step, Metric metric, const AnyView* confidence, const Options& options);
+
+/// weights_bar has one entry for each of axes, or none.
+void semi_global_filter_backward(const AnyView& x, std::span<const AnyView> weights, const AnyView& y_bar,
+                                 const AnyView& x_bar, std::span<const AnyView* const> weights_bar,
+                                 const AnyView* confidence_bar, std::span<const int> axes, Normalization normalization,
+                                 bool residual, const AnyView* confidence, const Options& options);
+
 /// Instruction sets: names as in "x86-64-v3", best first. set_isa returns false where the name is unknown or cannot run
 /// here.
 std::span<const char* const> available_isas();

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "arguments.h"
+#include "backward_module.h"
+#include "call.h"
 #include "sgs.h"
 
 namespace py = pybind11;
@@ -17,26 +19,10 @@ namespace {
 
 using sgs::AnyView;
 using sgs::Options;
+using sgs::python::call;
+using sgs::python::pointer;
 using sgs::python::to_view;
 using sgs::python::to_view_or_null;
-
-// True once a signal handler raised (Ctrl-C); runs on the thread that called.
-bool interrupted(void*) {
-    const py::gil_scoped_acquire lock;
-    return PyErr_CheckSignals() != 0;
-}
-
-template <class F> void call(int num_threads, const F& f) {
-    const Options options{num_threads, interrupted, nullptr};
-    try {
-        const py::gil_scoped_release unlock;
-        f(options);
-    } catch (const sgs::Cancelled&) {
-        throw py::error_already_set();
-    }
-}
-
-const AnyView* pointer(const std::optional<AnyView>& v) { return v ? &*v : nullptr; }
 
 void scan(py::handle x, py::handle w, py::handle y, int axis, bool reverse, py::handle initial, int num_threads) {
     const AnyView xv = to_view(x), wv = to_view(w), yv = to_view(y);
@@ -129,6 +115,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("tree_update", &tree<&sgs::tree_update>);
     m.def("edge_weights", &edge_weights);
     m.def("semi_global_filter", &semi_global_filter);
+    sgs::python::bind_backward(m);
     m.def("get_isa", &sgs::get_isa);
     m.def("set_isa", &set_isa);
     m.def("available_isas", [] {

@@ -66,6 +66,25 @@ def _run_on_cuda(function: str, like: Tensor, args: Sequence[object]) -> None:
 # ---- an operator and its ways through the transforms
 
 
+_PRE_DISPATCH_MODES: Any = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_PROFILED: Any = torch._C._autograd._profiler_enabled
+
+
+def _observed() -> bool:
+    """Whether anything wants to see operators go by: a mode, a tracer or a profiler."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or _PRE_DISPATCH_MODES()
+        or torch._C._get_tracing_state() is not None
+        or _PROFILED()
+    )
+
+
+def _is_plain(t: Tensor) -> bool:
+    return type(t) is Tensor and t.is_cpu and not t.requires_grad and not t.is_neg()
+
+
 class _Constant:
     """Arguments that are no tensors, opaque to functorch."""
 
@@ -77,31 +96,32 @@ class Operator:
     """One operator: a kernel for tensors in memory, and the rules that transforms of it follow.
 
     Its arguments are tensors first, then constants; `listed` says that the last tensor argument is a list of tensors.
-    `vjp(g, args, needs)` and `jvp(args, tangents)` have one entry for each tensor argument, a list for a list.
+    `vjp(g, args, needs)` and `jvp(args, tangents)` have one entry for each tensor argument, a list for a list. With
+    several results, g and the result of jvp are tuples.
     """
 
     def __init__(
         self,
         schema: str,
-        kernel: Callable[..., Tensor],
-        fake: Callable[..., Tensor],
-        batch: Callable[..., tuple[Tensor, int]],
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        batch: Callable[..., tuple[Any, Any]],
         vjp: Callable[..., list[Any]],
-        jvp: Callable[..., Tensor],
+        jvp: Callable[..., Any],
         *,
         tensors: int,
         listed: bool = False,
     ) -> None:
+        self.kernel, self.tensors, self.listed, self.vjp, self.jvp = kernel, tensors, listed, vjp, jvp
         name = schema.partition("(")[0]
         qualified = f"sgs::{name}"
         _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         for device in ("CPU", "CUDA"):
-            _LIBRARY.impl(name, kernel, device)
+            _LIBRARY.impl(name, self._run, device)
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
         torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=_LIBRARY)
         self.overload = getattr(torch.ops.sgs, name).default
-        self.tensors, self.listed, self.vjp, self.jvp = tensors, listed, vjp, jvp
         self.function = _function(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -109,9 +129,33 @@ class Operator:
             # Compiled, the operator alone would give silent zeros under jvp, and a Function with a jvp is refused: leave
             # the graph.
             return _transformed(self, args)
-        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-            return _transformed(self, args)
+        if not torch.compiler.is_compiling():
+            if forward_ad._current_level >= 0:
+                return _transformed(self, args)
+            if self.plain(args) and not _observed():
+                return self.kernel(*args)  # as the dispatcher would, in half the time
         return self.overload(*args)
+
+    def _run(self, *args: Any) -> Any:
+        # Only a compiled function, or a call that goes round `sgs.torch`, brings tangents as far as here.
+        if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
+            for t in self.flatten(args):
+                if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+                    raise RuntimeError(
+                        f"{self.overload}: forward-mode derivatives of a compiled function or of a bare operator would be "
+                        "lost: compile the jvp instead, and call the functions of sgs.torch"
+                    )
+        return self.kernel(*args)
+
+    def plain(self, args: Sequence[Any]) -> bool:
+        """Whether the tensors are in memory and need no derivative."""
+        for t in args[: self.tensors]:
+            if type(t) is list:
+                if not all(_is_plain(each) for each in t):
+                    return False
+            elif t is not None and not _is_plain(t):
+                return False
+        return True
 
     def flatten(self, args: Sequence[Any]) -> list[Any]:
         """The tensor arguments without nesting."""
@@ -121,13 +165,13 @@ class Operator:
     def nest(self, flat: Sequence[Any]) -> list[Any]:
         return [*flat[: self.tensors - 1], list(flat[self.tensors - 1 :])] if self.listed else list(flat)
 
-    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.constants = inputs[self.tensors :]
         ctx.save_for_backward(*self.flatten(inputs))
 
-    def _backward(self, ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    def _backward(self, ctx: Any, *g: Any) -> tuple[Any, ...]:
         args = (*self.nest(ctx.saved_tensors), *ctx.constants)
-        grads = self.vjp(g, args, ctx.needs_input_grad[: self.tensors])
+        grads = self.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[: self.tensors])
         return (*grads, *(None for _ in ctx.constants))
 
 
@@ -139,7 +183,8 @@ def _function(operator: Operator) -> Any:
 
         @staticmethod
         def forward(constants: _Constant, *tensors: Tensor) -> Any:
-            return operator.overload(*operator.nest(tensors), *constants.values)
+            y = operator.overload(*operator.nest(tensors), *constants.values)
+            return tuple(y) if isinstance(y, list) else y
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -148,10 +193,10 @@ def _function(operator: Operator) -> Any:
             ctx.save_for_forward(*inputs[1:])
 
         @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> Any:
+        def backward(ctx: Any, *g: Any) -> Any:
             args = (*operator.nest(ctx.saved_tensors), *ctx.constants)
             needs = operator.nest(ctx.needs_input_grad[1:])
-            return (None, *operator.flatten(operator.vjp(grads[0], args, needs)))
+            return (None, *operator.flatten(operator.vjp(g[0] if len(g) == 1 else g, args, needs)))
 
         @staticmethod
         def jvp(ctx: Any, _: Any, *tangents: Tangent) -> Any:
@@ -164,6 +209,83 @@ def _function(operator: Operator) -> Any:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _transformed(operator: Operator, args: Sequence[Any]) -> Any:
     return operator.function.apply(_Constant(tuple(args[operator.tensors :])), *operator.flatten(args))
+
+
+# ---- fused derivatives
+
+
+def _fused() -> bool:
+    """Whether no derivative of a derivative can be asked for: then one visit by the core gives all of them."""
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not transformed and not torch.is_grad_enabled()
+
+
+def _wanted(t: Tensor | None, wanted: bool) -> Tensor | None:
+    """Memory for the derivative by t."""
+    return torch.empty_like(t) if wanted and t is not None else None
+
+
+def _filled(like: Tensor, *bars: Tensor | None) -> tuple[Tensor, ...]:
+    """Results of an operator: an empty tensor for each that was not wanted."""
+    return tuple(like.new_empty(0) if t is None else t for t in bars)
+
+
+def _given(t: Tensor, wanted: bool) -> Tensor | None:
+    return t if wanted else None
+
+
+class Backward(Operator):
+    """The derivative of another operator, by one visit; its own derivatives are those of the composed one.
+
+    Its first argument is the derivative by the result, its last say what is wanted.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        composed: Callable[..., Any],
+        **kind: Any,
+    ) -> None:
+        self.composed = composed
+        super().__init__(schema, kernel, fake, self._batch, self._vjp, self._jvp, **kind)
+
+    def _flat(self, args: Sequence[Any]) -> tuple[Callable[..., Any], list[Tensor], list[int]]:
+        """The composed derivative as a function of tensors alone, and these."""
+        flat = self.flatten(args)
+        at = [i for i, t in enumerate(flat) if t is not None]
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            full: list[Any] = [None] * len(flat)
+            for i, t in zip(at, tensors, strict=True):
+                full[i] = t
+            return tuple(self.composed(*self.nest(full), *args[self.tensors :]))
+
+        return function, [flat[i] for i in at], at
+
+    def _vjp(self, g: Any, args: Any, needs: Any) -> list[Any]:
+        function, tensors, at = self._flat(args)
+        differentiated: Any = torch.func.vjp(function, *tensors)
+        results, pull = differentiated
+        g = tuple(torch.zeros_like(r) if t is None else t for t, r in zip(g, results, strict=True))
+        grads: list[Any] = [None] * len(self.flatten(args))
+        for i, grad in zip(at, pull(g), strict=True):
+            grads[i] = grad
+        return self.nest(grads)
+
+    def _jvp(self, args: Any, tangents: Any) -> Any:
+        function, tensors, at = self._flat(args)
+        flat = self.flatten(tangents)
+        given = tuple(torch.zeros_like(t) if flat[i] is None else flat[i] for i, t in zip(at, tensors, strict=True))
+        return torch.func.jvp(function, tuple(tensors), given)[1]
+
+    def _batch(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
+        function, tensors, at = self._flat(args)
+        flat = self.flatten(dims)
+        results = torch.vmap(function, tuple(flat[i] for i in at))(*tensors)
+        dims = [0] * len(results)
+        return (list(results), dims) if self.listed else (results, tuple(dims))
 
 
 # ---- pieces of derivatives
@@ -257,15 +379,33 @@ def _scan_batch(
 
 
 def _scan_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    initial = args[2]
+    wanted: Any = bool(needs[1]), initial is not None and bool(needs[2])
+    if not _fused():
+        return _scan_composed(g, *args, *wanted)
+    x_bar, w_bar, initial_bar = scan_backward(g, *args, *wanted)
+    return [x_bar, _given(w_bar, wanted[0]), _given(initial_bar, wanted[1])]
+
+
+def _scan_composed(
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    initial: Tensor | None,
+    axis: int,
+    reverse: bool,
+    num_threads: int,
+    want_w: bool,
+    want_initial: bool,
+) -> list[Any]:
     """(11): x_bar is the scan of g the other way."""
-    x, w, initial, axis, reverse, num_threads = args
     xc, wc, start, g = _computing(x, w, initial, g)
     x_bar = scan(g, wc, None, axis, not reverse, num_threads)
     w_bar = initial_bar = None
-    if needs[1]:
+    if want_w:
         y = scan(xc, wc, start, axis, reverse, num_threads)
         w_bar = _sum_to(_edges_of(y, axis, int(reverse)) * _edges_of(x_bar, axis, int(not reverse)), w)
-    if initial is not None and needs[2]:
+    if initial is not None and want_initial:
         initial_bar = _sum_to(_end(x_bar, axis, reverse), initial)
     return [x_bar.to(x.dtype), w_bar, initial_bar]
 
@@ -299,6 +439,40 @@ scan = Operator(
 )
 
 
+def _scan_backward_kernel(
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    initial: Tensor | None,
+    axis: int,
+    reverse: bool,
+    num_threads: int,
+    want_w: bool,
+    want_initial: bool,
+) -> tuple[Tensor, ...]:
+    x_bar = torch.empty_like(x, dtype=computing_dtype(x.dtype) if want_initial else x.dtype)
+    w_bar, initial_bar = _wanted(w, want_w), _wanted(initial, want_initial)
+    inputs = _raw(x), _raw(w), _raw_or_none(initial), _raw(g)
+    bars = _raw(x_bar), _raw_or_none(w_bar), _raw_or_none(initial_bar)
+    _run("scan_backward", x, num_threads, *inputs, *bars, axis % x.ndim, reverse)
+    return _filled(x, x_bar.to(x.dtype), w_bar, initial_bar)
+
+
+def _scan_backward_fake(g: Tensor, x: Tensor, w: Tensor, initial: Any, *constants: Any) -> tuple[Tensor, ...]:
+    bars = _wanted(w, constants[-2]), _wanted(initial, constants[-1])
+    return _filled(x, torch.empty_like(x), *bars)
+
+
+scan_backward = Backward(
+    "scan_backward(Tensor g, Tensor x, Tensor w, Tensor? initial, int axis, bool reverse, int num_threads, "
+    "bool want_w, bool want_initial) -> (Tensor, Tensor, Tensor)",
+    _scan_backward_kernel,
+    _scan_backward_fake,
+    lambda g, x, *rest: _filled(x, *_scan_composed(g, x, *rest)),
+    tensors=4,
+)
+
+
 # ---- line filter (5)
 
 
@@ -329,17 +503,36 @@ def _edge_gradient(p: Tensor, q: Tensor, w: Tensor, axis: int, num_threads: int,
 
 
 def _line_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    wanted = bool(needs[1]), *(t is not None and bool(n) for t, n in zip(args[2:4], needs[2:4], strict=True))
+    if not _fused():
+        return _line_composed(g, *args, *wanted)
+    x_bar, *bars = line_filter_backward(g, *args, *wanted)
+    return [x_bar, *(_given(t, want) for t, want in zip(bars, wanted, strict=True))]
+
+
+def _line_composed(
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    left: Tensor | None,
+    right: Tensor | None,
+    axis: int,
+    num_threads: int,
+    want_w: bool,
+    want_left: bool,
+    want_right: bool,
+) -> list[Any]:
     """(11): the line filter is its own adjoint."""
-    x, w, left, right, axis, num_threads = args
     xc, wc, lc, rc, g = _computing(x, w, left, right, g)
     x_bar = line_filter(g, wc, None, None, axis, num_threads)
-    grads = [x_bar.to(x.dtype), None, None, None]
-    if needs[1]:
-        grads[1] = _sum_to(_edge_gradient(xc, g, wc, axis, num_threads, lc, rc), w)
-    for i, (end, last) in enumerate(((left, False), (right, True)), start=2):
-        if end is not None and needs[i]:
-            grads[i] = _sum_to(_end(x_bar, axis, last), end)
-    return grads
+    w_bar = left_bar = right_bar = None
+    if want_w:
+        w_bar = _sum_to(_edge_gradient(xc, g, wc, axis, num_threads, lc, rc), w)
+    if left is not None and want_left:
+        left_bar = _sum_to(_end(x_bar, axis, False), left)
+    if right is not None and want_right:
+        right_bar = _sum_to(_end(x_bar, axis, True), right)
+    return [x_bar.to(x.dtype), w_bar, left_bar, right_bar]
 
 
 def _line_jvp(args: Any, tangents: Any) -> Tensor:
@@ -362,6 +555,43 @@ line_filter = Operator(
     _line_vjp,
     _line_jvp,
     tensors=4,
+)
+
+
+def _line_backward_kernel(
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    left: Tensor | None,
+    right: Tensor | None,
+    axis: int,
+    num_threads: int,
+    want_w: bool,
+    want_left: bool,
+    want_right: bool,
+) -> tuple[Tensor, ...]:
+    x_bar = torch.empty_like(x, dtype=computing_dtype(x.dtype) if want_left or want_right else x.dtype)
+    w_bar, left_bar, right_bar = _wanted(w, want_w), _wanted(left, want_left), _wanted(right, want_right)
+    inputs = _raw(x), _raw(w), _raw_or_none(left), _raw_or_none(right), _raw(g)
+    bars = _raw(x_bar), _raw_or_none(w_bar), _raw_or_none(left_bar), _raw_or_none(right_bar)
+    _run("line_filter_backward", x, num_threads, *inputs, *bars, axis % x.ndim)
+    return _filled(x, x_bar.to(x.dtype), w_bar, left_bar, right_bar)
+
+
+def _line_backward_fake(
+    g: Tensor, x: Tensor, w: Tensor, left: Any, right: Any, axis: int, num_threads: int, *wanted: bool
+) -> tuple[Tensor, ...]:
+    bars = (_wanted(t, want) for t, want in zip((w, left, right), wanted, strict=True))
+    return _filled(x, torch.empty_like(x), *bars)
+
+
+line_filter_backward = Backward(
+    "line_filter_backward(Tensor g, Tensor x, Tensor w, Tensor? left, Tensor? right, int axis, int num_threads, "
+    "bool want_w, bool want_left, bool want_right) -> (Tensor, Tensor, Tensor, Tensor)",
+    _line_backward_kernel,
+    _line_backward_fake,
+    lambda g, x, *rest: _filled(x, *_line_composed(g, x, *rest)),
+    tensors=5,
 )
 
 
@@ -670,20 +900,30 @@ class _Distance:
 
 
 def _weights_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    scale, step = args[1:3]
+    wanted = bool(needs[0]), scale is not None and bool(needs[1]), step is not None and bool(needs[2])
+    if not _fused():
+        return [*_weights_composed(g, *args, *wanted), None]
+    bars = edge_weights_backward(g, *args, *wanted)
+    return [*(_given(t, want) for t, want in zip(bars, wanted, strict=True)), None]
+
+
+def _weights_composed(g: Tensor, *args: Any) -> list[Any]:
     """(11)."""
+    *args, want_guide, want_scale, want_step = args  # type: ignore[assignment]
     guide, scale, step = args[:3]
     t = _Distance(args)
     w_bar = torch.where(t.cut, 0.0, t.split(g).to(t.dtype))
     d_bar = -t.w * w_bar / t.scale
-    grads: list[Any] = [None, None, None, None]
-    if needs[0]:
+    grads: list[Any] = [None, None, None]
+    if want_guide:
         difference_bar = torch.where(t.untouched, 0.0, d_bar * t.slope)
         n, axis = guide.shape[t.axis], t.inner
         guide_bar = _at_ends(difference_bar, n, axis, 1) - _at_ends(difference_bar, n, axis, 0)
         grads[0] = t.join(guide_bar).to(guide.dtype)
-    if scale is not None and needs[1]:
+    if scale is not None and want_scale:
         grads[1] = (-d_bar * (t.d + t.step) / t.scale).sum().reshape(scale.shape).to(scale.dtype)
-    if step is not None and needs[2]:
+    if step is not None and want_step:
         grads[2] = d_bar.sum().reshape(step.shape).to(step.dtype)
     return grads
 
@@ -710,6 +950,52 @@ edge_weights = Operator(
     _weights_vjp,
     _weights_jvp,
     tensors=4,
+)
+
+
+def _weights_backward_kernel(
+    g: Tensor,
+    guide: Tensor,
+    scale: Tensor | None,
+    step: Tensor | None,
+    confidence: Tensor | None,
+    scale_value: float,
+    step_value: float,
+    channel_axis: int | None,
+    axis: int,
+    heads: int,
+    metric: int,
+    dtype: int,
+    num_threads: int,
+    want_guide: bool,
+    want_scale: bool,
+    want_step: bool,
+) -> tuple[Tensor, ...]:
+    guide_bar, scale_bar, step_bar = _wanted(guide, want_guide), _wanted(scale, want_scale), _wanted(step, want_step)
+    raw, channel = _with_channel(guide, channel_axis)
+    w_bar, _ = _with_channel(g, channel_axis)
+    out = None if guide_bar is None else _with_channel(guide_bar, channel_axis)[0]
+    along = axis % guide.ndim + (channel_axis is None)
+    length, added = _parameter(scale, scale_value, guide), _parameter(step, step_value, guide)
+    bars = out, _raw_or_none(scale_bar), _raw_or_none(step_bar)
+    rest = channel, along, length, added, metric, _raw_or_none(confidence)
+    _run("edge_weights_backward", guide, num_threads, raw, w_bar, *bars, *rest)
+    return _filled(guide, guide_bar, scale_bar, step_bar)
+
+
+def _weights_backward_fake(g: Tensor, guide: Tensor, scale: Any, step: Any, *rest: Any) -> tuple[Tensor, ...]:
+    bars = (_wanted(t, want) for t, want in zip((guide, scale, step), rest[-3:], strict=True))
+    return _filled(guide, *bars)
+
+
+edge_weights_backward = Backward(
+    "edge_weights_backward(Tensor g, Tensor guide, Tensor? scale, Tensor? step, Tensor? confidence, float scale_value, "
+    "float step_value, int? channel_axis, int axis, int heads, int metric, int dtype, int num_threads, "
+    "bool want_guide, bool want_scale, bool want_step) -> (Tensor, Tensor, Tensor)",
+    _weights_backward_kernel,
+    _weights_backward_fake,
+    lambda g, guide, *rest: _filled(guide, *_weights_composed(g, guide, *rest)),
+    tensors=5,
 )
 
 
@@ -830,9 +1116,20 @@ class _Parts:
 
 
 def _filter_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
+    weights = args[2]
+    want_weights = any(needs[2]) if isinstance(needs[2], (list, tuple)) else bool(needs[2])
+    wanted = args[1] is not None and bool(needs[1]), want_weights
+    if not _fused():
+        x_bar, confidence_bar, *w_bars = _filter_composed(g, *args, *wanted)
+        return [x_bar, confidence_bar, w_bars]
+    x_bar, confidence_bar, *w_bars = semi_global_filter_backward(g, *args, *wanted)
+    return [x_bar, _given(confidence_bar, wanted[0]), w_bars if want_weights else [None] * len(weights)]
+
+
+def _filter_composed(g: Tensor, *args: Any) -> list[Any]:
+    """(11); y = P / S has derivatives through P and, where S depends on weights and confidence, through S."""
+    *args, need_confidence, need_weights = args  # type: ignore[assignment]
     x, confidence, weights = args[:3]
-    need_weights = any(needs[2]) if isinstance(needs[2], (list, tuple)) else bool(needs[2])
-    need_confidence = confidence is not None and needs[1]
     p = _Parts(args)
     g = g.to(p.dtype)
     x_bar: Tensor | None = None
@@ -865,7 +1162,7 @@ def _filter_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
         x_bar = p.confidence * p.trusted(x_bar)
     if p.residual:
         x_bar = x_bar + p.trusted(p.supported(g))
-    return [x_bar.to(x.dtype), confidence_bar, w_bars]
+    return [x_bar.to(x.dtype), confidence_bar, *w_bars]
 
 
 def _filter_jvp(args: Any, tangents: Any) -> Tensor:
@@ -913,5 +1210,53 @@ semi_global_filter = Operator(
     _filter_vjp,
     _filter_jvp,
     tensors=3,
+    listed=True,
+)
+
+
+def _filter_backward_kernel(
+    g: Tensor,
+    x: Tensor,
+    confidence: Tensor | None,
+    weights: Sequence[Tensor],
+    axes: Sequence[int],
+    normalization: int,
+    residual: bool,
+    fill_value: float,
+    num_threads: int,
+    want_confidence: bool,
+    want_weights: bool,
+) -> list[Tensor]:
+    x_bar, confidence_bar = torch.empty_like(x), _wanted(confidence, want_confidence)
+    w_bars = [torch.empty_like(w) for w in weights] if want_weights else []
+    along = [a % x.ndim for a in axes]
+    inputs = _raw(x), [_raw(w) for w in weights], _raw(g)
+    by_support = (None,) if x.is_cuda else ()
+    bars = _raw(x_bar), [_raw(w) for w in w_bars], _raw_or_none(confidence_bar)
+    rest = along, normalization, residual, _raw_or_none(confidence)
+    _run("semi_global_filter_backward", x, num_threads, *inputs, *by_support, *bars, *rest)
+    return [*_filled(x, x_bar, confidence_bar), *w_bars]
+
+
+def _filter_backward_fake(
+    g: Tensor, x: Tensor, confidence: Any, weights: Sequence[Tensor], *constants: Any
+) -> list[Tensor]:
+    w_bars = [torch.empty_like(w) for w in weights] if constants[-1] else []
+    return [*_filled(x, torch.empty_like(x), _wanted(confidence, constants[-2])), *w_bars]
+
+
+def _filter_backward_composed(g: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    x_bar, confidence_bar, *w_bars = _filter_composed(g, x, *args)
+    return _filled(x, x_bar, confidence_bar, *(w_bars if args[-1] else ()))
+
+
+semi_global_filter_backward = Backward(
+    "semi_global_filter_backward(Tensor g, Tensor x, Tensor? confidence, Tensor[] weights, int[] axes, "
+    "int normalization, bool residual, float fill_value, int num_threads, bool want_confidence, bool want_weights) "
+    "-> Tensor[]",
+    _filter_backward_kernel,
+    _filter_backward_fake,
+    _filter_backward_composed,
+    tensors=4,
     listed=True,
 )
