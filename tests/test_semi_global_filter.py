@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers import (
@@ -349,3 +350,30 @@ def test_rows_about_a_whole_kibibyte(width: int, channels_last: bool, isa: str) 
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
     out.fill(np.nan)
     assert np.isnan(frame).all(), "written outside of `out`"
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last", "batch_last"])
+@pytest.mark.parametrize("channels", [12, 33])
+@pytest.mark.parametrize("size", [(1, 9), (7, 7), (33, 40), (9, 200)])
+def test_many_channels(size: tuple[int, int], channels: int, layout: str, isa: str) -> None:
+    """Planes side by side: every option at once, for planes of all sizes and neighbours of all kinds."""
+    rng = np.random.default_rng(channels)
+    for trial, dtype in enumerate([np.float32, np.float64, np.float16, ml_dtypes.bfloat16]):
+        x = rng.standard_normal((2, channels, *size)).astype(dtype)
+        guide = rng.standard_normal((2, 3, *size)).astype(np.float32)
+        confidence = (rng.random((2, *size)) > 0.3).astype(np.float32) * rng.random((2, *size)).astype(np.float32)
+        options: dict[str, Any] = {"normalization": ("cross", "line", None)[trial % 3], "residual": trial % 2 == 1}
+        if trial == 3:
+            options |= {"normalization": "cross", "confidence": confidence, "fill_value": -3.0}
+        if layout == "channels_last":
+            x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+        elif layout == "batch_last":
+            x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0)
+        for scale in (1.5, 0.02):  # the second cuts most edges
+            expected = sgs.reference.semi_global_filter(x, guide, (scale, 2 * scale), **options)
+            y = sgs.semi_global_filter(x, guide, (scale, 2 * scale), num_threads=2, **options)
+            tolerance = 2e-2 if trial > 1 else 2e-5
+            np.testing.assert_allclose(y.astype(float), expected, rtol=tolerance, atol=tolerance)
+            in_place = x.copy(order="K")
+            sgs.semi_global_filter(in_place, guide, (scale, 2 * scale), out=in_place, num_threads=1, **options)
+            np.testing.assert_array_equal(in_place.astype(float), y.astype(float))
