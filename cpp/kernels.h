@@ -98,6 +98,34 @@ template <class C> struct PlaneKernels {
     void (*up)(const PlaneBlock<C>& block);
 };
 
+/// One row of positions of kLanes planes that share their weights: tiles [width][kLanes], and one number for each
+/// position.
+template <class C> struct LanesRow {
+    std::int64_t width;
+    const C* x;
+    const C* down;              // [width] weights that enter this row from above
+    const C* up;                // [width] and from below
+    const C* across;            // [width - 1] weights along the row
+    const C* reciprocal;        // [width] 1 / S, or 1 / T_vertical(1) for "line", or null
+    const C* reciprocal_across; // [width] 1 / T_horizontal(1) for "line", else null
+    C* carry;                   // tile: F of the row above, or B of the row below; left as the next row needs it
+    C* sums;                    // tile: down writes it, up makes y of it
+    const C* residual;          // tile: what is added at the end, or null
+    C centres;
+    C fill;
+    bool supported_only;
+    bool cuts;
+};
+
+template <class C> struct LanesKernels {
+    /// Horizontal line filter and downward scan of a row: sums = terms of both + the centre.
+    void (*down)(const LanesRow<C>& row);
+    /// Upward scan, normalisation, residual: y in place of sums.
+    void (*up)(const LanesRow<C>& row);
+    /// (8) x becomes c x, c one number for each position, or with only_mask 0 where c is 0.
+    void (*trust)(C* x, const C* c, std::int64_t width, bool only_mask);
+};
+
 /// Derivatives (11).
 template <class C> struct BackwardKernels {
     /// p and q become, in fp and fq, the terms of (5) as line_terms finds them; row i + 1 of w_bar, the edge that
@@ -125,6 +153,7 @@ template <class C> struct Kernels {
     PointwiseKernels<C> pointwise;
     WeightKernels<C> weight;
     PlaneKernels<C> plane;
+    LanesKernels<C> lanes;
     BackwardKernels<C> backward;
 };
 
@@ -143,6 +172,8 @@ template <class C> const Kernels<C>& kernels();
     extern const WeightKernels<double> weight_double;                                                                  \
     extern const PlaneKernels<float> plane_float;                                                                      \
     extern const PlaneKernels<double> plane_double;                                                                    \
+    extern const LanesKernels<float> lanes_float;                                                                      \
+    extern const LanesKernels<double> lanes_double;                                                                    \
     extern const BackwardKernels<float> backward_float;                                                                \
     extern const BackwardKernels<double> backward_double;                                                              \
     }

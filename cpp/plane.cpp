@@ -9,6 +9,8 @@ namespace sgs {
 namespace {
 
 constexpr std::int64_t kCachedPlane = 1 << 18; // padded elements: larger planes outgrow a core's own cache
+constexpr std::int64_t kSmallPlane = 1 << 11;  // positions: smaller planes are filtered side by side
+constexpr std::int64_t kFewestLanes = 12;      // planes worth filtering side by side
 constexpr std::int64_t kPlanesTogether = 16;   // planes that share the weights of a block while these are in cache
 
 // One thread's memory for whole planes. Weights are laid out once for all planes that share them.
@@ -142,17 +144,16 @@ template <class C> void filter_blocks(const PlaneSet<C>& p, const Options& optio
 
 } // namespace
 
-bool is_plane_filter(const Operands& o) {
-    if (o.axes.size() != 2) return false;
-    const std::int64_t columns =
-        std::abs(o.y.strides[o.axes[1]]) <= std::abs(o.y.strides[o.axes[0]]) ? o.axes[1] : o.axes[0];
-    return o.y.shape[columns] >= kRows;
-}
+bool is_plane_filter(const Operands& o) { return o.axes.size() == 2; }
 
 template <class C> void filter_planes(const Operands& o, const Options& options) {
     const PlaneSet<C> p(o);
-    const bool contiguous = p.column_stride(o.y) == 1 && p.column_stride(o.x) <= 1;
-    if (contiguous && p.blocks * kRows * p.pitch <= kCachedPlane)
+    const bool channels_together =
+        p.group_size >= kFewestLanes && std::abs(p.plane_stride(o.y)) < std::abs(p.column_stride(o.y));
+    const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
+    if (channels_together || (small && p.group_size >= kFewestLanes))
+        filter_lanes(p, options);
+    else if (p.column_stride(o.y) == 1 && p.column_stride(o.x) == 1 && p.blocks * kRows * p.pitch <= kCachedPlane)
         filter_cached(p, options);
     else
         filter_blocks(p, options);

@@ -58,14 +58,37 @@ template <class C> class PlaneSet {
     std::int64_t row_stride(const AnyView& v) const { return v.strides[rows_]; }
     std::int64_t block_rows(std::int64_t block) const { return std::min<std::int64_t>(kRows, height - block * kRows); }
 
-    /// Address of a row of an operand's plane.
-    void* row(const AnyView& v, std::int64_t plane, std::int64_t first) const {
-        std::int64_t offset = first * v.strides[rows_];
+    /// Where a plane of an operand starts, in elements.
+    std::int64_t offset(const AnyView& v, std::int64_t plane) const {
+        std::int64_t out = 0;
         for (const int d : outer_) {
-            offset += plane % o.y.shape[d] * v.strides[d];
+            out += plane % o.y.shape[d] * v.strides[d];
             plane /= o.y.shape[d];
         }
-        return v.at(offset);
+        return out;
+    }
+    void* row(const AnyView& v, std::int64_t plane, std::int64_t first) const {
+        return v.at(offset(v, plane) + first * v.strides[rows_]);
+    }
+    /// Elements from a plane to the next of its group.
+    std::int64_t plane_stride(const AnyView& v) const { return outer_.empty() ? 0 : v.strides[outer_[0]]; }
+    C centres() const { return o.filter.normalization == Normalization::none ? C(2) : C(1); }
+
+    /// One row of an operand.
+    void load_row(C* to, const AnyView& v, std::int64_t plane, std::int64_t i) const {
+        load_rows(to, v.shape[columns_], v, plane, i, 1);
+    }
+    /// Weights of the edges between rows i and i + 1; 0 where there are none.
+    void load_down(C* to, std::int64_t plane, std::int64_t i) const {
+        if (i < 0 || i >= height - 1)
+            std::fill_n(to, width, C(0));
+        else
+            load_row(to, o.weights[down_], plane, i);
+    }
+    void load_across(C* to, std::int64_t plane, std::int64_t i) const { load_row(to, o.weights[across_], plane, i); }
+    void load_reciprocals(C* down, C* across, std::int64_t plane, std::int64_t i) const {
+        if (!o.reciprocals.empty()) load_row(down, o.reciprocals[line ? down_ : 0], plane, i);
+        if (line) load_row(across, o.reciprocals[across_], plane, i);
     }
 
     /// A block of an operand in the computing type, kRows rows of pitch, 0 beyond the plane.
@@ -125,7 +148,7 @@ template <class C> class PlaneSet {
         b.columns = columns;
         b.terms = terms;
         b.carry = carry;
-        b.centres = o.filter.normalization == Normalization::none ? C(2) : C(1);
+        b.centres = centres();
         b.fill = static_cast<C>(o.filter.fill_value);
         b.supported_only = o.confidence.has_value();
         return b;
@@ -177,5 +200,8 @@ template <class C> class PlaneSet {
 
     std::vector<int> outer_;
 };
+
+/// Planes of a group side by side (lanes.cpp).
+template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options);
 
 } // namespace sgs
