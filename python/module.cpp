@@ -10,8 +10,10 @@
 
 #include "arguments.h"
 #include "backward_module.h"
+#include "cuda_module.h"
 #include "call.h"
 #include "sgs.h"
+#include "sgs_cuda.h"
 
 namespace py = pybind11;
 
@@ -94,7 +96,7 @@ py::dict build_info() {
 #else
     info["openmp"] = "no";
 #endif
-    info["cuda"] = "no";
+    info["cuda"] = sgs::cuda::cuda_version();
     return info;
 }
 
@@ -116,6 +118,8 @@ PYBIND11_MODULE(_core, m) {
     m.def("edge_weights", &edge_weights);
     m.def("semi_global_filter", &semi_global_filter);
     sgs::python::bind_backward(m);
+    py::module_ cuda = m.def_submodule("cuda", "The same functions on device memory.");
+    bind_cuda(cuda);
     m.def("get_isa", &sgs::get_isa);
     m.def("set_isa", &set_isa);
     m.def("available_isas", [] {
@@ -124,6 +128,6 @@ PYBIND11_MODULE(_core, m) {
     });
     m.def("hardware_threads", &sgs::hardware_threads);
     m.def("forked", &sgs::forked);
-    m.def("cuda_available", [] { return false; });
+    m.def("cuda_available", &sgs::cuda::cuda_available);
     m.def("build_info", &build_info);
 }

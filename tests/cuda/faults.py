@@ -1,0 +1,145 @@
+"""Plants faults in the kernels, one at a time, and shows that the tests catch each: `python tests/cuda/faults.py [WORD ...]`.
+
+Every barrier of every kernel is removed once; the others are named below. With words, only faults whose name has one of them.
+Exit status 1 if any is not caught. `--threads` builds with a thread for every CUDA thread and asks ThreadSanitizer about the barriers.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import build
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@dataclass(frozen=True)
+class Fault:
+    kernel: str
+    what: str
+    file: str
+    old: str
+    new: str
+    occurrence: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel}: {self.what}"
+
+
+# fmt: off
+PLANTED = [
+    Fault("tiles", "an element beyond a lane's steps is loaded", "lines.cuh", "row < count ? static_cast", "row <= count ? static_cast"),
+    Fault("tiles", "first edge skipped", "lines.cuh", "begin = edge < 0 ? 1 : 0", "begin = edge < 0 ? 2 : 0"),
+    Fault("tiles", "last edge skipped", "lines.cuh", "behind = n - 1 - edge;", "behind = n - 2 - edge;"),
+    Fault("tiles", "confidence ignored", "lines.cuh", "if (row < count) v[row * kPitch] = trusted(", "if (row < 0) v[row * kPitch] = trusted("),
+    Fault("reach", "a cut forgotten", "device.cuh", "if (r.fraction == C(0)) return C(0);", ""),
+    Fault("reach", "an exponent lost", "device.cuh", "r.exponent = a.exponent + b.exponent;", "r.exponent = a.exponent;"),
+    Fault("line_carries", "index one too far", "lines.cu", "(forward ? row : row + 1) * kPitch + l", "(row + 1) * kPitch + l"),
+    Fault("line_carries", "an edge skipped", "lines.cu", "extend(reach, edge);", "if (k > 0) extend(reach, edge);"),
+    Fault("combine_carries", "a carry lost", "lines.cu", "values[t] = in;", "values[t] = t == thread ? in : C(0);"),
+    Fault("combine_carries", "the last chunk left out", "lines.cu", "begin + run < lines.chunks ? begin + run : lines.chunks", "begin + run < lines.chunks - 1 ? begin + run : lines.chunks - 1"),
+    Fault("line_support", "what flows in from before lost", "lines.cu", "C f = inflow(kBefore);", "C f = C(0);"),
+    Fault("line_support", "what flows in from behind lost", "lines.cu", "C b = inflow(kBehind);", "C b = C(0);"),
+    Fault("line_support", "index one too far", "lines.cu", "for (int row = lane.steps - 1; row >= 0; --row) {", "for (int row = lane.steps; row >= 0; --row) {"),
+    Fault("line_support", "a cut edge lets NaN through", "lines.cu", "const C from_behind = carried(edge, b);", "const C from_behind = edge * b;"),
+    Fault("line_support", "least support ignored", "lines.cu", "args.only_supported && !(v >= least_support<C>())", "args.only_supported && !(v >= C(-1))"),
+    Fault("line_backward", "F(y_bar) before the chunk lost", "lines_backward.cu", ": into_y);", ": C(0));"),
+    Fault("line_backward", "index one too far", "lines_backward.cu", "const C edge = w[(row + 1) * kPitch + l];", "const C edge = w[row * kPitch + l];"),
+    Fault("line_backward", "the last edge skipped", "lines_backward.cu", "if (first[l] + row < lines.n - 1) w_bar", "if (first[l] + row < lines.n - 2) w_bar"),
+    Fault("line_backward", "a lane left out of a sum", "lines_backward.cu", "column < kLanes; ++column) sum +=", "column < kLanes - 1; ++column) sum +="),
+    Fault("line_backward", "a line left out of a sum", "lines_backward.cu", "s < end; s += width", "s < end - 1; s += width"),
+    Fault("sum_elements", "the first term skipped", "sum.cu", "for (std::int64_t s = member;", "for (std::int64_t s = member + 1;"),
+    Fault("sum_elements", "support's derivative ignored", "sum.cu", "(present(kExtra) ? get(kExtra, 0) : C(0)) - ", "C(0) - "),
+    Fault("weigh_edges", "the last channel skipped", "weights.cu", "for (std::int64_t c = 0; c < args.channels; ++c) {", "for (std::int64_t c = 0; c < args.channels - 1; ++c) {"),
+    Fault("weigh_edges", "an edge skipped", "weights.cu", "if (lane.line >= args.lines.count) return;", "if (lane.line >= args.lines.count - 1) return;"),
+    Fault("pull_edges", "equal neighbours divided by 0", "weights.cu", "d == C(0) ? C(0) : d_bar / d", "d_bar / d"),
+    Fault("pull_edges", "cut edges not left out", "weights.cu", "if (w != C(0)) {", "{"),
+    Fault("sum_parts", "the last part skipped", "weights.cu", "k < args.count; k += kThreads", "k < args.count - 1; k += kThreads"),
+    Fault("pull_nodes", "the first edge skipped", "weights.cu", "has_before = i > 0", "has_before = i > 1"),
+    Fault("pull_nodes", "index one too far", "weights.cu", "has_after = i < args.nodes - 1", "has_after = i < args.nodes"),
+    Fault("plane_support", "the carry down lost", "plane.cu", "args.down_before != nullptr ? args.down_before[carry] : C(0)", "C(0)"),
+    Fault("plane_support", "the carry up lost", "plane.cu", "args.down_behind != nullptr ? args.down_behind[carry] : C(0)", "C(0)"),
+    Fault("plane_support", "the carry across lost", "plane.cu", "args.across_before != nullptr ? args.across_before[carry] : C(0)", "C(0)"),
+    Fault("plane_support", "the carry back lost", "plane.cu", "args.across_behind != nullptr ? args.across_behind[carry] : C(0)", "C(0)"),
+    Fault("plane_support", "an edge at a strip's border skipped", "plane.cu", "edge >= 0 && edge < args.columns - 1", "edge >= 0 && edge < args.columns - 1 && edge % kStrip != kStrip - 1"),
+    Fault("plane_support", "the last row left out", "plane.cu", "row + k < rows && row0", "row + k < rows - 1 && row0"),
+    Fault("plane_support", "index one too far", "plane.cu", "const bool walks = thread < rows;", "const bool walks = thread <= rows;"),
+]
+# fmt: on
+
+# Which tests a fault in a file can show in: few enough for a short run.
+SUBSETS = {
+    "lines.cu": "test_lines or cut_edges or growing or confidence",
+    "lines.cuh": "test_lines or cut_edges or confidence",
+    "device.cuh": "cut_edges or growing",
+    "lines_backward.cu": "test_backward and (test_lines or cut_edges or (semi and cross))",
+    "sum.cu": "test_backward and (test_lines or (semi and (cross or confidence)))",
+    "weights.cu": "edge_weights or equal_neighbours",
+    "plane.cu": "test_semi_global_filter and (float32 or float64)",
+}
+
+
+def barriers() -> list[Fault]:
+    faults = []
+    for source in sorted((ROOT / "cuda").glob("*.cu")):
+        text = source.read_text()
+        seen: dict[str, int] = {}
+        for number, match in enumerate(re.finditer(r"__syncthreads\(\);", text)):
+            kernel = re.findall(r"__global__[^{;]*?(\w+)\(const __grid_constant__", text[: match.start()])[-1]
+            seen[kernel] = seen.get(kernel, 0) + 1
+            faults.append(Fault(kernel, f"barrier {seen[kernel]} removed", source.name, match[0], ";", number))
+    return faults
+
+
+def places(fault: Fault, text: str) -> list[re.Match[str]]:
+    """Where the fault's text is, however the lines are broken."""
+    return list(re.finditer(r"\s+".join(re.escape(word) for word in fault.old.split()), text))
+
+
+def plant(fault: Fault, folder: Path) -> None:
+    path = folder / fault.file
+    text = path.read_text()
+    found = places(fault, text)
+    if len(found) <= fault.occurrence:
+        raise SystemExit(f"{fault.name}: not found in {fault.file}: {fault.old}")
+    place = found[fault.occurrence]
+    path.write_text(text[: place.start()] + fault.new + text[place.end() :])
+
+
+def caught(fault: Fault, kind: str, sound: Path) -> bool:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "cuda"
+        shutil.copytree(ROOT / "cuda", folder)
+        plant(fault, folder)
+        module = build.build(Path(temporary) / "built", kind, folder, reuse=sound)
+        result = build.run_tests(module, kind, SUBSETS[fault.file])
+        if result.returncode == 5:
+            raise SystemExit(f"{fault.name}: no tests\n{result.stdout}")
+        return result.returncode != 0
+
+
+def main(words: list[str]) -> int:
+    kind = "threads" if "--threads" in words else "fibers"
+    words = [w for w in words if not w.startswith("--")]
+    faults = barriers() if kind == "threads" else barriers() + PLANTED
+    faults = [f for f in faults if not words or any(w in f.name for w in words)]
+    sound = build.folder(kind)
+    build.build(sound, kind)
+    missed = 0
+    for fault in faults:
+        found = caught(fault, kind, sound)
+        missed += not found
+        print("caught" if found else "MISSED", fault.name, flush=True)
+    print(f"{len(faults) - missed} of {len(faults)} caught")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    os.chdir(HERE)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,200 @@
+"""Every derivative on the device against automatic differentiation of the plain definitions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import CROSS, CROSS_SUM, FLOATS, LINE, METRICS, NONE, ROOT, Device, OnDevice, Out, checking, load_file
+from test_forward import F32, F64, computing, edges, fewer, fresh, laid_out, one_on, values
+
+if checking():
+    torch = pytest.importorskip("torch")
+    definitions = load_file(ROOT / "tests/torch_reference.py", "torch_reference_for_cuda")
+
+
+def leaf(a: Any) -> Any:
+    return torch.tensor(np.asarray(a, dtype=np.float64), requires_grad=True)
+
+
+def backward(y: Any, y_bar: np.ndarray) -> None:
+    (y * torch.tensor(y_bar.astype(np.float64))).sum().backward()
+
+
+def near(bar: np.ndarray, wanted: Any, dtype: Any) -> None:
+    """Sums of a few thousand terms of order 1 in the computing type, rounded to bar's."""
+    want = np.zeros(bar.shape) if wanted.grad is None else wanted.grad.numpy().reshape(bar.shape)
+    tolerance = 1e-11 if dtype == F64 else 1e-4
+    rounding = {2: 2.0**-7 if bar.dtype.kind == "V" or bar.dtype.name == "bfloat16" else 2.0**-10}.get(bar.itemsize, 0)
+    error = np.abs(bar.astype(np.float64) - want)
+    limit = (tolerance + rounding) * (1 + np.abs(want)) + tolerance * np.abs(want).max(initial=0)
+    assert np.isfinite(bar.astype(np.float64)).all() and (error <= limit).all(), (error / limit).max()
+
+
+# What the weights broadcast along: nothing, channels, everything but the axis; one chunk or several; a few lines or many.
+CASES = [
+    ((3, 7, 5), 1, ()),
+    ((3, 7, 5), 1, (0, 2)),
+    ((1, 1), 1, ()),
+    ((40, 3), 0, (1,)),
+    ((2, 130), 1, ()),
+    ((250, 3), 0, (1,)),
+    ((70, 40, 3), 1, (0,)),
+    ((90, 75), 1, (0,)),
+    ((5, 2, 33), 2, (0,)),
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("shape", "axis", "shared"), CASES)
+def test_lines(device: Device, shape: tuple[int, ...], axis: int, shared: tuple[int, ...], dtype: Any) -> None:
+    rng = np.random.default_rng([*shape, axis])
+    x, y_bar = values(rng, shape, dtype), laid_out(values(rng, shape, dtype), "reversed")
+    w = edges(rng, one_on(fewer(shape, axis), *shared), dtype)
+    left, right = values(rng, one_on(shape, axis), dtype), values(rng, (1,) * len(shape), dtype)
+    for name in ("scan", "reverse", "line_filter"):
+        x_bar, w_bar = laid_out(fresh(shape, dtype), "stepped"), fresh(w.shape, dtype)
+        left_bar, right_bar = fresh(left.shape, computing(dtype)), fresh(right.shape, dtype)
+        if name == "line_filter":
+            device.call(
+                "line_filter_backward",
+                x,
+                w,
+                left,
+                right,
+                y_bar,
+                Out(x_bar),
+                Out(w_bar),
+                Out(left_bar),
+                Out(right_bar),
+                axis,
+            )
+        else:
+            flags = (axis, name == "reverse")
+            device.call("scan_backward", x, w, left, y_bar, Out(x_bar), Out(w_bar), Out(left_bar), *flags)
+        only = fresh(shape, dtype)
+        device.call("line_filter_backward", x, w, None, None, y_bar, Out(only), None, None, None, axis)
+        if not checking():
+            continue
+        xt, wt, lt, rt = (leaf(a) for a in (x, w, left, right))
+        ends = (lt.squeeze(axis), rt.squeeze(axis))
+        if name == "line_filter":
+            y = definitions.line_filter(xt, wt, axis, initial=ends)
+        else:
+            y = definitions.scan(xt, wt, axis, reverse=name == "reverse", initial=ends[0])
+        backward(y, y_bar)
+        near(x_bar, xt, dtype)
+        near(w_bar, wt, dtype)
+        near(left_bar, lt, dtype)
+        if name == "line_filter":
+            near(right_bar, rt, dtype)
+            near(only, xt, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("metric", range(3), ids=METRICS)
+@pytest.mark.parametrize(("shape", "axis", "heads"), [((4, 5, 7), 1, 2), ((3, 2, 33), 2, 1), ((6, 1, 4), 1, 3)])
+def test_edge_weights(device: Device, shape: tuple[int, ...], axis: int, heads: int, metric: int, dtype: Any) -> None:
+    rng = np.random.default_rng([*shape, axis])
+    g = values(rng, shape, dtype)
+    g[:, -1, :] = g[:, 0, :]
+    w_bar = values(rng, (heads, *fewer(shape, axis)[1:]), computing(dtype))
+    g_bar, scale_bar, step_bar = fresh(shape, dtype), fresh(1, computing(dtype)), fresh((), computing(dtype))
+    outs = (Out(g_bar), Out(scale_bar), Out(step_bar))
+    device.call("edge_weights_backward", g, w_bar, *outs, 0, axis, 0.75, OnDevice(0.25), metric, None)
+    c = (rng.uniform(size=shape[1:]) < 0.5).astype(dtype)
+    masked = fresh(shape, dtype)
+    device.call("edge_weights_backward", g, w_bar, Out(masked), None, None, 0, axis, 0.75, 0.25, metric, c)
+    if not checking():
+        return
+    gt, st, tt = leaf(g), leaf(0.75), leaf(0.25)
+    w = definitions.edge_weights(gt, axis, st, channel_axis=0, metric=METRICS[metric], step=tt, heads=heads)
+    backward(w, w_bar)
+    near(g_bar, gt, dtype)
+    near(scale_bar, st, dtype)
+    near(step_bar, tt, dtype)
+    assert (masked[:, c == 0] == 0).all()
+
+
+def test_equal_neighbours_and_infinite_distances(device: Device) -> None:
+    """The derivative of a distance of 0 is 0, and nothing comes from an edge that an infinite distance cuts."""
+    g = np.array([[1, 1, 3, np.inf, 2, 2]], F32)
+    for metric in range(3):
+        g_bar, scale_bar = fresh(g.shape, F32), fresh(1, F32)
+        w_bar = np.ones((1, 5), F32)
+        device.call("edge_weights_backward", g, w_bar, Out(g_bar), Out(scale_bar), None, 0, 1, 1.0, 0.0, metric, None)
+        if checking():
+            slope = np.exp(-2.0 if metric < 2 else -4.0) * (1.0 if metric < 2 else 4.0)
+            np.testing.assert_allclose(g_bar, [[0, slope, -slope, 0, 0, 0]], rtol=1e-5)
+            assert np.isfinite(scale_bar).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("case", ("none", "line", "cross", "cross_sum", "confidence"))
+@pytest.mark.parametrize("shape", ((3, 7, 5), (2, 1, 4), (2, 34, 66)))
+def test_semi_global_filter(device: Device, shape: tuple[int, ...], case: str, dtype: Any) -> None:
+    rng = np.random.default_rng(shape)
+    axes = (2, 1) if shape[1] == 7 else (1, 2)
+    x, y_bar = values(rng, shape, dtype), values(rng, shape, dtype)
+    weights = [edges(rng, one_on(fewer(shape, a), 0), dtype) for a in axes]
+    code = {"none": NONE, "line": LINE, "cross_sum": CROSS_SUM}.get(case, CROSS)
+    residual = case != "cross_sum"
+    c = None
+    if case == "confidence":
+        c = np.where(rng.uniform(size=shape[1:]) < 0.5, 0, rng.uniform(size=shape[1:])).astype(dtype)
+        c[0] = 0
+    s_bar = values(rng, one_on(shape, 0), computing(dtype)) if code == CROSS else None
+    x_bar, only = fresh(shape, dtype), fresh(shape, dtype)
+    w_bars = [fresh(w.shape, dtype) for w in weights]
+    c_bar = None if c is None else fresh(c.shape, dtype)
+    outs = (Out(x_bar), [Out(b) for b in w_bars], None if c is None else Out(c_bar))
+    tail = (list(axes), code, residual, c)
+    device.call("semi_global_filter_backward", x, weights, y_bar, s_bar, *outs, *tail)
+    device.call("semi_global_filter_backward", x, weights, y_bar, None, Out(only), [], None, *tail)
+    one = fresh(w_bars[1].shape, dtype)
+    device.call("semi_global_filter_backward", x, weights, y_bar, s_bar, None, [None, Out(one)], None, *tail)
+    if not checking():
+        return
+    xt, wt = leaf(x), [leaf(w) for w in weights]
+    ct = leaf(np.ones(shape[1:]) if c is None else c)
+    held = xt if c is None else torch.where(ct == 0, 0.0, ct * xt)
+    pairs = list(zip(wt, axes, strict=True))
+    support = torch.ones(())
+    if code == NONE:
+        y = sum(held + definitions._from_others(held, w, a) for w, a in pairs)
+    elif code == LINE:
+        parts = [(held + definitions._from_others(held, w, a), torch.ones_like(held), w, a) for w, a in pairs]
+        y = sum(t / (o + definitions._from_others(o, w, a)) for t, o, w, a in parts)
+    else:
+        y = held + sum(definitions._from_others(held, w, a) for w, a in pairs)
+        support = ct[None] + sum(definitions._from_others(ct[None], w, a) for w, a in pairs)
+        if code == CROSS:
+            y = torch.where(support == 0, 0.0, y / torch.where(support == 0, 1.0, support))
+    if residual:
+        y = y + (xt if c is None else torch.where(ct == 0, 0.0, xt))
+    loss = (y * torch.tensor(y_bar.astype(np.float64))).sum()
+    if s_bar is not None:
+        loss = loss + (support * torch.tensor(s_bar.astype(np.float64))).sum()
+    loss.backward()
+    near(x_bar, xt, dtype)
+    near(only, xt, dtype)
+    for w_bar, w in zip(w_bars, wt, strict=True):
+        near(w_bar, w, dtype)
+    np.testing.assert_array_equal(one, w_bars[1])
+    if c is not None:
+        ct.grad[ct == 0] = 0  # the edge of the allowed values
+        near(c_bar, ct, dtype)
+
+
+def test_cut_edges_stop_nan(device: Device) -> None:
+    """A NaN that comes back stays on its side of a cut edge, in one chunk and in several."""
+    for n in (9, 200):
+        x, w, y_bar = np.ones((2, n), F32), np.full((2, n - 1), 0.5, F32), np.ones((2, n), F32)
+        y_bar[0, 3] = np.nan
+        w[0, 5] = 0
+        x_bar, w_bar = fresh(x.shape, F32), fresh(w.shape, F32)
+        device.call("line_filter_backward", x, w, None, None, y_bar, Out(x_bar), Out(w_bar), None, None, 1)
+        if checking():
+            nan = np.zeros(x.shape, bool)
+            nan[0, :6] = True
+            np.testing.assert_array_equal(np.isnan(x_bar), nan)
+            np.testing.assert_array_equal(np.isnan(w_bar), nan[:, :-1])
