@@ -1,0 +1,12 @@
+"""Context blocks for any network: the paper's semi-global block, and the rivals it is compared with, on equal terms.
+
+All blocks map features (..., C, H, W) to features of the same shape and start with the arguments `channels`,
+`reduction`, `heads`; all take `bias`, `device` and `dtype`.
+"""
+
+import sgs._flops  # noqa: F401  (so that the FLOPs of the blocks count)
+from sgs.nn.criss_cross import CrissCrossAttention
+from sgs.nn.non_local import NonLocalBlock
+from sgs.nn.semi_global import HierarchicalSemiGlobalBlock, SemiGlobalBlock
+
+__all__ = ["CrissCrossAttention", "HierarchicalSemiGlobalBlock", "NonLocalBlock", "SemiGlobalBlock"]
