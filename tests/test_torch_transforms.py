@@ -36,7 +36,7 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-# Traced and differentiated as by the default compiler, but run by torch's own kernels: compiling C++ for each takes long.
+# Traced and differentiated as by the default compiler, but run by torch's own kernels: compiling C++ takes long.
 compiled = functools.partial(torch.compile, backend="aot_eager")
 
 

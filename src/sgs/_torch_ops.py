@@ -222,7 +222,8 @@ def _given(t: Tensor, wanted: bool) -> Tensor | None:
 class Backward(Operator):
     """The derivative of another operator, by one visit; its own derivatives are those of the composed one.
 
-    Its first argument is the derivative by the result, its last say what is wanted.
+    Its first argument is the derivative by the result, then come those of the operator, the first constant its axis or
+    axes; the last say what is wanted. `by_sample`: a batch is a call for each sample.
     """
 
     def __init__(
@@ -231,10 +232,12 @@ class Backward(Operator):
         kernel: Callable[..., Any],
         fake: Callable[..., Any],
         composed: Callable[..., Any],
-        **kind: Any,
+        *,
+        tensors: int,
+        by_sample: bool = False,
     ) -> None:
-        self.composed = composed
-        super().__init__(schema, kernel, fake, self._batch, self._vjp, self._jvp, **kind)
+        self.composed, self.by_sample = composed, by_sample
+        super().__init__(schema, kernel, fake, self._batch, self._vjp, self._jvp, tensors=tensors)
 
     def _of_tensors(self, args: Sequence[Any]) -> tuple[Callable[..., Any], list[Tensor], list[int]]:
         """The composed derivative as a function of the tensors that there are, these, and their places."""
@@ -266,9 +269,28 @@ class Backward(Operator):
         return torch.func.jvp(function, tuple(tensors), given)[1]
 
     def _batch(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
-        function, tensors, at = self._of_tensors(args)
-        results = torch.vmap(function, tuple(dims[i] for i in at))(*tensors)
-        return results, (0,) * len(results)
+        size = info.batch_size
+        if self.by_sample:
+            each = []
+            for i in range(size):
+                picked = [t if d is None else t.select(d, i) for t, d in zip(args, dims, strict=True)]
+                each.append(self.overload(*picked))
+            return tuple(torch.stack(r) for r in zip(*each, strict=True)), (0,) * len(each[0])
+        x = args[1]
+        ndim = x.ndim - (dims[1] is not None)
+        # All have the batch in front, for derivatives to be summed within each sample.
+        leading, shapes = [], []
+        for t, d in zip(args[: self.tensors], dims, strict=False):
+            own = None if t is None else _lead_values(t, d, size)
+            shapes.append(None if own is None else own.shape)
+            leading.append(_lead(own, 0, ndim))
+        constants = [_from_end_all(c, ndim) if i == 0 else c for i, c in enumerate(args[self.tensors :])]
+        bars = self.overload(*leading, *constants)
+        wanted = [b.numel() > 0 or shape is not None and 0 in shape for b, shape in zip(bars, shapes[1:], strict=True)]
+        results = tuple(
+            b.reshape(shape) if want else b for b, shape, want in zip(bars, shapes[1:], wanted, strict=True)
+        )
+        return results, tuple(0 if want else None for want in wanted)
 
 
 # ---- pieces of derivatives
@@ -351,6 +373,10 @@ def _lead_values(x: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _from_end(axis: int, ndim: int) -> int:
     return axis if axis < 0 else axis - ndim
+
+
+def _from_end_all(axes: Any, ndim: int) -> Any:
+    return _from_end(axes, ndim) if isinstance(axes, int) else [_from_end(a, ndim) for a in axes]
 
 
 def _like_first(x: Tensor, *_: object) -> Tensor:
@@ -993,6 +1019,7 @@ edge_weights_backward = Backward(
     _weights_backward_fake,
     lambda g, guide, *rest: _filled(guide, *_weights_composed(g, guide, *rest)),
     tensors=5,
+    by_sample=True,
 )
 
 
