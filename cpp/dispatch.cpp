@@ -18,9 +18,10 @@ struct InstructionSet {
 
 #define SGS_INSTRUCTION_SET(name, isa, runs_here)                                                                      \
     InstructionSet {                                                                                                   \
-        name, runs_here,                                                                                               \
-            {isa::convert_float, isa::scan_float, isa::pointwise_float, isa::weight_float, isa::backward_float},       \
-            {isa::convert_double, isa::scan_double, isa::pointwise_double, isa::weight_double, isa::backward_double},  \
+        name, runs_here, {isa::convert_float, isa::scan_float,  isa::pointwise_float, isa::weight_float,               \
+                          isa::plane_float,   isa::lanes_float, isa::backward_float},                                  \
+            {isa::convert_double, isa::scan_double,  isa::pointwise_double, isa::weight_double,                        \
+             isa::plane_double,   isa::lanes_double, isa::backward_double},                                            \
     }
 
 // Best first.
@@ -46,7 +47,7 @@ const InstructionSet* find(std::string_view name) {
 
 const InstructionSet* initial() {
     if (const char* wanted = std::getenv("SGS_ISA"))
-        if (const InstructionSet* set = find(wanted)) return set;
+        if (const InstructionSet* set = find(wanted)) return set; // else the bindings warn
     for (const InstructionSet& set : instruction_sets)
         if (set.runs_here()) return &set;
     return &instruction_sets[std::size(instruction_sets) - 1];

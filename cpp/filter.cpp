@@ -1,22 +1,11 @@
 // The semi-global filter (7), (8): all axes of a block of planes in turn, while it is in cache.
-#include <optional>
-
+#include "filter.h"
 #include "walk.h"
 
 namespace sgs {
 namespace {
 
 constexpr std::int64_t kUnitSize = 1 << 16; // elements of a unit: a few planes that stay in L2
-
-// What the passes over the axes read, all of x's rank.
-struct Operands {
-    AnyView x, y;
-    std::vector<AnyView> weights;
-    std::vector<int> axes;
-    FilterOptions filter;
-    std::optional<AnyView> confidence;
-    std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
-};
 
 // The result is cut into units: whole planes over `axes`, and a block of the dimension that lies closest in memory
 // among the others. Layout is judged by y: x may be broadcast.
@@ -144,6 +133,10 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
 }
 
 template <class C> void run(const Operands& o, const Options& options) {
+    if (is_plane_filter(o)) {
+        filter_planes<C>(o, options);
+        return;
+    }
     // Sums between the axes are kept in y where it can hold them, which costs no memory.
     const bool scratch = o.axes.size() > 1 && (o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data);
     const Units units(o.y, o.axes, scratch);
@@ -223,7 +216,10 @@ AnyView collapse(AnyView v, const std::array<bool, kMaxDims>& shared) {
     return v;
 }
 
-template <class C> void copy(const AnyView& from, const AnyView& to, const Options& options) {
+// from, which may be broadcast, to every element that `to` has of its own.
+template <class C> void copy(const AnyView& from, AnyView to, const Options& options) {
+    for (int d = 0; d < to.ndim; ++d)
+        if (to.strides[d] == 0) to.shape[d] = 1;
     const Lines lines(to, to.ndim - 1);
     Scratches<C> scratches(lines.tiles(), 0, options);
     parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
@@ -267,7 +263,7 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
             sums.weights.push_back(collapse(o.weights[k], shared));
         }
         run<C>(sums, options);
-        if (support != nullptr) copy<C>(sums.y, collapse(*support, shared), options);
+        if (support != nullptr) copy<C>(o.reciprocals.back(), *support, options);
         parallel_for((count + kTileSize - 1) / kTileSize, options, [&](std::int64_t tile, int) {
             const std::int64_t first = tile * kTileSize;
             kernels<C>().pointwise.reciprocal(memory + first, std::min(kTileSize, count - first),

@@ -49,13 +49,81 @@ template <class C> struct PointwiseKernels {
     void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count);
 };
 
+/// On rows of count elements.
 template <class C> struct WeightKernels {
-    /// (1) d_i += term of |x_{i+1} - x_i| over steps edges; x has steps + 1 rows. One entry per Metric.
-    void (*accumulate_distance[3])(C* d, const C* x, std::int64_t steps);
-    /// d_i = 0 where c_i or c_{i+1} is 0 (8).
-    void (*ignore_untrusted)(C* d, const C* c, std::int64_t steps);
+    /// (1) d += term of |b - a|. One entry per Metric.
+    void (*accumulate_distance[3])(C* d, const C* a, const C* b, std::int64_t count);
+    /// d = 0 where a confidence at either end is 0 (8).
+    void (*ignore_untrusted)(C* d, const C* a, const C* b, std::int64_t count);
     /// (2) d becomes w; the square root is taken first for the Euclidean distance.
-    void (*finish)(C* d, std::int64_t steps, C step_length, C scale, bool square_root);
+    void (*finish)(C* d, std::int64_t count, C step_length, C scale, bool square_root);
+};
+
+constexpr int kRows = 16; // rows of a plane that are filtered together
+
+/// A block of up to kRows rows of a plane with contiguous rows, in aligned memory of `pitch` (a multiple of kRows)
+/// elements a row.
+template <class C> struct PlaneBlock {
+    std::int64_t rows, width, pitch;
+    const C* x;                 // [kRows][pitch], 0 beyond the block and the width
+    const C* down;              // [rows + 1][pitch], row i the weights that enter row i
+    const C* across;            // [width + 1][kRows], row j the weights that enter column j
+    const C* reciprocal;        // [rows][pitch] 1 / S, or 1 / T_vertical(1) for "line", or null
+    const C* reciprocal_across; // 1 / T_horizontal(1) for "line", else null
+    C* columns;                 // [pitch][kRows] scratch
+    C* terms;                   // [pitch][kRows] scratch
+    C* carry;                   // [pitch] F above the block, or B below it; left as the next block needs it
+    C* sums;                    // [rows][pitch] down writes it, up reads it
+    C* y;                       // up writes it: rows of y_whole columns (a multiple of kRows), y_stride apart,
+    C* y_tail;                  // [rows][kRows] and what is left of each row here
+    std::int64_t y_whole, y_stride;
+    const C* residual; // [rows][pitch] what is added at the end, or null
+    C centres;         // how often the centre counts: 1 for "cross", 2 for None
+    C fill;
+    bool supported_only; // a negative reciprocal marks an unsupported position
+    bool cuts;           // some weight is 0
+};
+
+template <class C> struct PlaneKernels {
+    /// rows[r][j] = source[r * row_stride + j * column_stride] for `total` rows, 0 beyond count rows and width columns.
+    void (*load_rows[4])(C* rows, std::int64_t pitch, const void* source, std::int64_t row_stride,
+                         std::int64_t column_stride, std::int64_t count, std::int64_t width, std::int64_t total);
+    void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride,
+                          std::int64_t column_stride, std::int64_t count, std::int64_t width);
+    /// columns[j][r] = rows[r][j], for kRows rows.
+    void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
+    /// Horizontal line filter and downward scan: sums = terms of both + the centre.
+    void (*down)(const PlaneBlock<C>& block);
+    /// Upward scan, normalisation, residual: y.
+    void (*up)(const PlaneBlock<C>& block);
+};
+
+/// One row of positions of kLanes planes that share their weights: tiles [width][kLanes], and one number for each
+/// position.
+template <class C> struct LanesRow {
+    std::int64_t width;
+    const C* x;
+    const C* down;              // [width] weights that enter this row from above
+    const C* up;                // [width] and from below
+    const C* across;            // [width - 1] weights along the row
+    const C* reciprocal;        // [width] 1 / S, or 1 / T_vertical(1) for "line", or null
+    const C* reciprocal_across; // [width] 1 / T_horizontal(1) for "line", else null
+    C* carry;                   // tile: F of the row above, or B of the row below; left as the next row needs it
+    C* sums;                    // tile: down writes it, up makes y of it
+    const C* residual;          // tile: what is added at the end, or null
+    C centres;
+    C fill;
+    bool supported_only;
+    bool cuts;
+};
+
+template <class C> struct LanesKernels {
+    /// Horizontal line filter and downward scan of a row: sums = terms of both + the centre.
+    void (*down)(const LanesRow<C>& row);
+    /// Upward scan, normalisation, residual: y in place of sums.
+    void (*up)(const LanesRow<C>& row);
+    /// (8) x becomes c x, c one number for each position, or with only_mask 0 where c is 0.
+    void (*trust)(C* x, const C* c, std::int64_t width, bool only_mask);
 };
 
 /// Derivatives (11).
@@ -84,6 +152,8 @@ template <class C> struct Kernels {
     ScanKernels<C> scan;
     PointwiseKernels<C> pointwise;
     WeightKernels<C> weight;
+    PlaneKernels<C> plane;
+    LanesKernels<C> lanes;
     BackwardKernels<C> backward;
 };
 
@@ -100,6 +170,10 @@ template <class C> const Kernels<C>& kernels();
     extern const PointwiseKernels<double> pointwise_double;                                                            \
     extern const WeightKernels<float> weight_float;                                                                    \
     extern const WeightKernels<double> weight_double;                                                                  \
+    extern const PlaneKernels<float> plane_float;                                                                      \
+    extern const PlaneKernels<double> plane_double;                                                                    \
+    extern const LanesKernels<float> lanes_float;                                                                      \
+    extern const LanesKernels<double> lanes_double;                                                                    \
     extern const BackwardKernels<float> backward_float;                                                                \
     extern const BackwardKernels<double> backward_double;                                                              \
     }

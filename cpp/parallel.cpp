@@ -22,23 +22,17 @@ std::atomic<bool> in_forked_child{false};
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
 #endif
 
-// Asks the caller's callback at most every 50 ms: asking takes the interpreter's lock.
-class CancelPoll {
-  public:
-    explicit CancelPoll(const Options& options) : options_(options) {}
-    bool operator()() {
-        if (options_.cancelled == nullptr) return false;
-        const auto now = Clock::now();
-        if (now < next_) return false;
-        next_ = now + std::chrono::milliseconds(50);
-        return options_.cancelled(options_.context);
-    }
-
-  private:
+// Asks the caller's callback at most every 50 ms: asking takes the interpreter's lock. The time of the last question
+// outlives a loop, since a call may consist of many short ones.
+bool cancel_requested(const Options& options) {
     using Clock = std::chrono::steady_clock;
-    const Options& options_;
-    Clock::time_point next_ = Clock::now() + std::chrono::milliseconds(50);
-};
+    thread_local Clock::time_point last{};
+    if (options.cancelled == nullptr) return false;
+    const auto now = Clock::now();
+    if (now - last < std::chrono::milliseconds(50)) return false;
+    last = now;
+    return options.cancelled(options.context);
+}
 
 } // namespace
 
@@ -56,14 +50,18 @@ int workers(std::int64_t count, const Options& options) {
 #endif
 }
 
+void CancelFlag::check(int worker) {
+    if (worker == 0 && cancel_requested(options_)) cancelled_ = true;
+    if (cancelled_.load(std::memory_order_relaxed)) throw Cancelled{};
+}
+
 void parallel_for(std::int64_t count, const Options& options, const std::function<void(std::int64_t, int)>& task) {
     const int threads = workers(count, options);
     std::atomic<bool> stop{false};
     bool cancelled = false;
     if (threads == 1) {
-        CancelPoll poll(options);
         for (std::int64_t i = 0; i < count; ++i) {
-            if (poll()) throw Cancelled{};
+            if (cancel_requested(options)) throw Cancelled{};
             task(i, 0);
         }
         return;
@@ -73,12 +71,11 @@ void parallel_for(std::int64_t count, const Options& options, const std::functio
 #pragma omp parallel num_threads(threads)
     {
         const int worker = omp_get_thread_num();
-        CancelPoll poll(options);
 #pragma omp for schedule(dynamic)
         for (std::int64_t i = 0; i < count; ++i) {
             if (stop.load(std::memory_order_relaxed)) continue;
             // Worker 0 is the calling thread, the only one that may run the caller's signal handlers.
-            if (worker == 0 && poll()) {
+            if (worker == 0 && cancel_requested(options)) {
                 cancelled = true;
                 stop = true;
                 continue;

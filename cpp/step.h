@@ -18,8 +18,11 @@ template <class C> SGS_INLINE C carried(C w, C f) { return w != C(0) ? w * f : C
 /// (4) F_i = x_i + w F_{i-1}; exactly x_i where the edge is cut. Its adjoint is the same step run the other way (11).
 template <class C> SGS_INLINE C step(C x, C w, C f) { return x + carried(w, f); }
 
-/// (6) update: U_u = w U_p + (1 - w^2) A_u, written so that 1 - w^2 does not cancel.
-template <class C> SGS_INLINE C update_source(C w, C a) { return (C(1) - w) * (C(1) + w) * a; }
+/// 1 - w^2 to two roundings: 1 - w is exact from 1/2 on, and below it nothing cancels.
+template <class C> SGS_INLINE C one_minus_square(C w) { return w < C(0.5) ? C(1) - w * w : (C(1) - w) * (C(1) + w); }
+
+/// (6) update: U_u = w U_p + (1 - w^2) A_u; this is the second term.
+template <class C> SGS_INLINE C update_source(C w, C a) { return one_minus_square(w) * a; }
 
 /// (8) c x, where x is not read into the sum if c = 0.
 template <class C> SGS_INLINE C trusted(C c, C x) { return c != C(0) ? c * x : C(0); }

@@ -59,11 +59,11 @@ void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const Any
                 for (std::int64_t c = 0; c < channels && edges > 0; ++c) {
                     go_to(c);
                     load(g, gs, edge, edges + 1);
-                    kernel.accumulate_distance[m](d, g, edges);
+                    kernel.accumulate_distance[m](d, g, g + kLanes, edges * kLanes);
                 }
                 if (confidence != nullptr && edges > 0) {
                     load(g, cs, edge, edges + 1);
-                    kernel.ignore_untrusted(d, g, edges);
+                    kernel.ignore_untrusted(d, g, g + kLanes, edges * kLanes);
                 }
                 load(s.w.get(), ws, edge, edges);
                 std::fill_n(by_scale, kLanes, C(0));
@@ -77,7 +77,7 @@ void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const Any
                 if (edges > 0) {
                     differentiate(0, again, unused[0], unused[1]);
                     differentiate(again, edges - again, by_scale, by_step);
-                    if (confidence != nullptr) kernel.ignore_untrusted(d, g, edges);
+                    if (confidence != nullptr) kernel.ignore_untrusted(d, g, g + kLanes, edges * kLanes);
                 }
                 for (int l = 0; l < gs.lanes; ++l) {
                     total[0] += static_cast<double>(by_scale[l]);

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <vector>
@@ -70,6 +71,15 @@ void set_isa(const std::string& name) {
     throw py::value_error("name: expected an instruction set of this machine (" + names + "), got '" + name + "'");
 }
 
+// A forced instruction set that this machine lacks must not pass unseen.
+void check_environment() {
+    const char* wanted = std::getenv("SGS_ISA");
+    if (wanted == nullptr || *wanted == '\0' || sgs::set_isa(wanted)) return;
+    const std::string message = std::string("SGS_ISA: expected an instruction set of this machine, got '") + wanted +
+                                "'; using " + sgs::get_isa();
+    if (PyErr_WarnEx(PyExc_RuntimeWarning, message.c_str(), 1) != 0) throw py::error_already_set();
+}
+
 py::dict build_info() {
     py::dict info;
 #if defined(__clang__)
@@ -91,6 +101,7 @@ py::dict build_info() {
 } // namespace
 
 PYBIND11_MODULE(_core, m) {
+    check_environment();
     m.attr("NONE") = static_cast<int>(sgs::Normalization::none);
     m.attr("LINE") = static_cast<int>(sgs::Normalization::line);
     m.attr("CROSS") = static_cast<int>(sgs::Normalization::cross);

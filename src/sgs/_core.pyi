@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 # An ndarray, or (address, dtype code, shape, strides in elements); codes: 0 float16, 1 bfloat16, 2 float32, 3 float64.

@@ -1,0 +1,188 @@
+// Both axes of a plane whose rows are contiguous, a block of kRows rows at a time while it is in L1: the horizontal
+// line filter runs down the transposed block, forward and backward sweeps in one loop so that their chains overlap, and
+// the downward scan follows as the block is transposed back; the upward scan comes last and finishes (7).
+#include "../kernels.h"
+#include "../step.h"
+#include "storage.h"
+#include "vector.h"
+
+namespace sgs::SGS_ISA {
+namespace {
+
+// columns[j][r] = rows[r][j], for kRows rows and a pitch that is a multiple of the vector.
+template <class C> void transpose_block(const C* rows, std::int64_t pitch, std::int64_t width, C* columns) {
+    constexpr int n = kWidth<C>;
+    for (std::int64_t j = 0; j < width; j += n)
+        for (int r = 0; r < kRows; r += n) {
+            Vec<C> v[n];
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) v[k] = load_vector(rows + (r + k) * pitch + j);
+            transpose<C>(v);
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) store_vector(columns + (j + k) * kRows + r, v[k]);
+        }
+}
+
+// (5) terms_j = w F + w B along each line of columns; w has width + 1 rows.
+template <class C, bool cuts>
+void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* __restrict terms) {
+    constexpr int n = kWidth<C>;
+    constexpr int vectors = kRows / n;
+    // Chained on the term itself, term_j = w x_{j-1} + w term_{j-1}: one fused step from term to term.
+    Vec<C> f[vectors] = {}, b[vectors] = {}, before[vectors] = {}, after[vectors] = {};
+    const auto forward = [&](std::int64_t j, int v) __attribute__((always_inline)) {
+        const std::int64_t at = j * kRows + v * n;
+        f[v] = carry_over<cuts>(load_vector(w + at), before[v], f[v]);
+        before[v] = load_vector(x + at);
+        return f[v];
+    };
+    const auto backward = [&](std::int64_t j, int v) __attribute__((always_inline)) {
+        const std::int64_t at = j * kRows + v * n;
+        b[v] = carry_over<cuts>(load_vector(w + at + kRows), after[v], b[v]);
+        after[v] = load_vector(x + at);
+        return b[v];
+    };
+    std::int64_t i = 0;
+    std::int64_t j = width - 1;
+    for (; i < j; ++i, --j) // the sweeps have not met: each leaves its term
+        for (int v = 0; v < vectors; ++v) {
+            store_vector(terms + i * kRows + v * n, forward(i, v));
+            store_vector(terms + j * kRows + v * n, backward(j, v));
+        }
+    if (i == j) {
+        for (int v = 0; v < vectors; ++v) store_vector(terms + i * kRows + v * n, forward(i, v) + backward(i, v));
+        ++i, --j;
+    }
+    for (; i < width; ++i, --j) // each finds the other's term
+        for (int v = 0; v < vectors; ++v) {
+            C* to = terms + i * kRows + v * n;
+            store_vector(to, load_vector(to) + forward(i, v));
+            C* from = terms + j * kRows + v * n;
+            store_vector(from, load_vector(from) + backward(j, v));
+        }
+}
+
+// (4) downward through the block: sums_i = horizontal terms + w F_{i-1} + centres x_i, scaled for "line".
+template <class C, bool cuts> void down(const PlaneBlock<C>& p) {
+    constexpr int n = kWidth<C>;
+    for (std::int64_t j = 0; j < p.width; j += n) {
+        Vec<C> f = load_vector(p.carry + j);
+        for (int r = 0; r < p.rows; r += n) {
+            Vec<C> v[n];
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) v[k] = load_vector(p.terms + (j + k) * kRows + r);
+            transpose<C>(v);
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) {
+                const int row = r + k;
+                if (row >= p.rows) break;
+                const std::int64_t at = row * p.pitch + j;
+                const Vec<C> x = load_vector(p.x + at);
+                const Vec<C> term = carry_over<cuts>(load_vector(p.down + at), f);
+                f = x + term;
+                Vec<C> sum;
+                if (p.reciprocal_across != nullptr)
+                    sum = (v[k] + x) * load_vector(p.reciprocal_across + at) + f * load_vector(p.reciprocal + at);
+                else
+                    sum = v[k] + term + p.centres * x;
+                store_vector(p.sums + at, sum);
+            }
+        }
+        store_vector(p.carry + j, f);
+    }
+}
+
+// (4) upward, and the finish of (7): y = (sums + w B_{i+1}) / S.
+template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
+    constexpr int n = kWidth<C>;
+    const C* down_next = p.down + p.pitch;
+    const Vec<C> fill = Vec<C>{} + p.fill;
+    for (std::int64_t j = 0; j < p.width; j += n) {
+        Vec<C> b = load_vector(p.carry + j);
+        C* to = j < p.y_whole ? p.y + j : p.y_tail + (j - p.y_whole);
+        const std::int64_t to_stride = j < p.y_whole ? p.y_stride : kRows;
+        for (std::int64_t row = p.rows - 1; row >= 0; --row) {
+            const std::int64_t at = row * p.pitch + j;
+            const Vec<C> term = carry_over<cuts>(load_vector(down_next + at), b);
+            b = load_vector(p.x + at) + term;
+            const Vec<C> sum = load_vector(p.sums + at);
+            Vec<C> y;
+            if (p.reciprocal_across != nullptr) {
+                y = sum + term * load_vector(p.reciprocal + at);
+            } else if (p.reciprocal != nullptr) {
+                const Vec<C> r = load_vector(p.reciprocal + at);
+                y = (sum + term) * r;
+                if (p.supported_only) y = r < Vec<C>{} ? fill : y;
+            } else {
+                y = sum + term;
+            }
+            if (p.residual != nullptr) y += load_vector(p.residual + at);
+            store_vector(to + row * to_stride, y);
+        }
+        store_vector(p.carry + j, b);
+    }
+}
+
+template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitch, const void* source,
+                                           std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
+                                           std::int64_t width, std::int64_t total) {
+    for (std::int64_t r = 0; r < total; ++r) {
+        C* to = rows + r * pitch;
+        std::int64_t j = 0;
+        if (r < count) {
+            const S* from = static_cast<const S*>(source) + r * row_stride;
+            if (column_stride == 1)
+                for (; j < width; ++j) to[j] = static_cast<C>(widen(from[j]));
+            else
+                for (; j < width; ++j) to[j] = static_cast<C>(widen(from[j * column_stride]));
+        }
+        for (; j < pitch; ++j) to[j] = C(0);
+    }
+}
+
+template <class C, class S> void store_rows(const C* __restrict rows, std::int64_t pitch, void* target,
+                                            std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
+                                            std::int64_t width) {
+    for (std::int64_t r = 0; r < count; ++r) {
+        S* to = static_cast<S*>(target) + r * row_stride;
+        if (column_stride == 1)
+            for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j]);
+        else
+            for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j * column_stride]);
+    }
+}
+
+template <class C> void down_block(const PlaneBlock<C>& p) {
+    transpose_block(p.x, p.pitch, p.width, p.columns);
+    if (p.cuts) {
+        sweep<C, true>(p.columns, p.across, p.width, p.terms);
+        down<C, true>(p);
+    } else {
+        sweep<C, false>(p.columns, p.across, p.width, p.terms);
+        down<C, false>(p);
+    }
+}
+
+template <class C> void up_block(const PlaneBlock<C>& p) {
+    if (p.cuts)
+        up<C, true>(p);
+    else
+        up<C, false>(p);
+}
+
+} // namespace
+
+extern const PlaneKernels<float> plane_float{
+    {load_rows<float, Half>, load_rows<float, BFloat16>, load_rows<float, float>, load_rows<float, double>},
+    {store_rows<float, Half>, store_rows<float, BFloat16>, store_rows<float, float>, store_rows<float, double>},
+    transpose_block<float>,
+    down_block<float>,
+    up_block<float>};
+extern const PlaneKernels<double> plane_double{
+    {load_rows<double, Half>, load_rows<double, BFloat16>, load_rows<double, float>, load_rows<double, double>},
+    {nullptr, nullptr, store_rows<double, float>, store_rows<double, double>},
+    transpose_block<double>,
+    down_block<double>,
+    up_block<double>};
+
+} // namespace sgs::SGS_ISA

@@ -1,0 +1,384 @@
+"""Mutants: small, plausible mistakes put into a copy of the library, each of which must make a test fail.
+
+    python tests/mutants.py [NAME ...]
+
+Builds a copy of the source tree in a temporary folder, then for each mutant replaces one text, rebuilds what depends on it and
+runs the tests that should notice. Exit status 1 if one survives, or if its text is no longer found exactly once: whoever
+rewrites that line says here what the same mistake looks like now.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TREE = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "src", "cpp", "cuda", "python", "tests")
+
+
+class Mutant(NamedTuple):
+    """One mistake, and the pytest arguments of the tests that are to find it."""
+
+    name: str
+    file: str
+    text: str
+    replacement: str
+    tests: str
+
+
+FILTER = "tests/test_semi_global_filter.py"
+LINE = "tests/test_line_filter.py"
+SCAN = "tests/test_scan.py"
+TREE_FORM = "tests/test_tree.py"
+WEIGHTS = "tests/test_edge_weights.py"
+RULES = "tests/test_rules.py"
+ATTENTION = "tests/test_attention_map.py"
+CONCURRENCY = "tests/test_concurrency.py"
+
+MUTANTS = [
+    Mutant(
+        "an edge dropped: the first one of each line",
+        "cpp/lines.h",
+        "    load(tile + begin * kLanes, w, first + begin - 1, end - begin);\n",
+        "    load(tile + begin * kLanes, w, first + begin - 1, end - begin);\n"
+        "    for (int l = 0; begin == 1 && end > 1 && l < kLanes; ++l) tile[kLanes + l] = C(0);\n",
+        LINE,
+    ),
+    Mutant(
+        "an edge dropped: the last one, where a chunk ends before it",
+        "cpp/lines.h",
+        "steps + (first + steps < total ? 1 : 0); // row after the last",
+        "steps + (first + steps < total - 1 ? 1 : 0);",
+        LINE,
+    ),
+    Mutant(
+        "an edge dropped: the one between two chunks of a line",
+        "cpp/walk.h",
+        "std::copy_n(s.forward, kLanes, s.carries.get() + k * kLanes);",
+        "std::fill_n(s.carries.get() + k * kLanes, kLanes, C(0));",
+        LINE,
+    ),
+    Mutant(
+        "the two scales swapped",
+        "src/sgs/filters.py",
+        "in zip(self.axes, self.scales, self.steps, strict=True):",
+        "in zip(self.axes, self.scales[::-1], self.steps, strict=True):",
+        FILTER,
+    ),
+    Mutant(
+        "the two steps swapped",
+        "src/sgs/filters.py",
+        "in zip(self.axes, self.scales, self.steps, strict=True):",
+        "in zip(self.axes, self.scales, self.steps[::-1], strict=True):",
+        FILTER,
+    ),
+    Mutant(
+        "a confidence ignored: values are not weighted by it",
+        "cpp/kernels/pointwise.cpp",
+        "x[k] = trusted(c[k], x[k]);",
+        "x[k] = c[k] != C(0) ? x[k] : C(0);",
+        FILTER,
+    ),
+    Mutant(
+        "a confidence ignored: the normaliser sums ones",
+        "cpp/filter.cpp",
+        "        source = *o.confidence;\n    } else {",
+        "    }\n    {",
+        FILTER,
+    ),
+    Mutant(
+        "a confidence ignored: the next block trusts as the first did",
+        "src/sgs/filters.py",
+        "source, c = result, support",
+        "source, c = result, c",
+        f"{FILTER} {RULES}",
+    ),
+    Mutant(
+        "a confidence ignored: distances to missing values count",
+        "cpp/weights.cpp",
+        "if (confidence != nullptr) {",
+        "if (false) {",
+        f"{RULES} {FILTER}",
+    ),
+    Mutant(
+        "a confidence ignored: the residual adds missing values",
+        "cpp/filter.cpp",
+        "pointwise.mask(s.x.get(), side, count);",
+        "",
+        f"{RULES} {FILTER}",
+    ),
+    Mutant(
+        "a centre counted twice",
+        "cpp/filter.cpp",
+        "if (each_centre || last_axis)",
+        "",
+        FILTER,
+    ),
+    Mutant(
+        "a last row skipped",
+        "cpp/walk.h",
+        "        finish(first, steps);\n",
+        "        finish(first, k + 1 == chunks ? steps - 1 : steps);\n",
+        LINE,
+    ),
+    Mutant(
+        "a last line skipped in each ragged tile",
+        "cpp/lines.cpp",
+        "return static_cast<int>(std::min<std::int64_t>(kLanes, lines_ - tile * kLanes));",
+        "return static_cast<int>(std::min<std::int64_t>(kLanes, std::max<std::int64_t>(1, lines_ - tile * kLanes - 1)));",
+        SCAN,
+    ),
+    Mutant(
+        "a stride forgotten: rows of an operand are taken for contiguous",
+        "cpp/lines.cpp",
+        "out.strides[d] = own == 1 ? 0 : v.strides[from];",
+        "out.strides[d] = own == 1 ? 0 : d + 1 == shape.ndim ? 1 : v.strides[from];",
+        SCAN,
+    ),
+    Mutant(
+        "a stride forgotten: a negative one",
+        "cpp/lines.cpp",
+        "stride[k] = operand.strides[order_.dims[k]];",
+        "stride[k] = std::abs(operand.strides[order_.dims[k]]);",
+        SCAN,
+    ),
+    Mutant(
+        "the cut rule removed",
+        "cpp/step.h",
+        "return w != C(0) ? w * f : C(0);",
+        "return w * f;",
+        RULES,
+    ),
+    Mutant(
+        "the reverse scan runs forward",
+        "cpp/line.cpp",
+        "if (reverse) {",
+        "if (false && reverse) {",
+        SCAN,
+    ),
+    Mutant(
+        "what flows in at the ends ignored",
+        "cpp/walk.h",
+        "if (initial != nullptr) load(carry, Strand(lines, *initial, tile), 0, 1);",
+        "(void)lines, (void)initial, (void)tile;",
+        SCAN,
+    ),
+    Mutant(
+        "left and right of what flows in exchanged",
+        "src/sgs/filters.py",
+        "return line.run(_core.line_filter, left, right)",
+        "return line.run(_core.line_filter, right, left)",
+        LINE,
+    ),
+    Mutant(
+        "fill_value ignored",
+        "cpp/kernels/pointwise.cpp",
+        "y[k] = r[k] < C(0) ? fill : y[k] * r[k];",
+        "y[k] = (void(fill), r[k] < C(0) ? C(0) : y[k] * r[k]);",
+        f"{RULES} {FILTER}",
+    ),
+    Mutant(
+        "support below the smallest normal number counts",
+        "cpp/kernels/pointwise.cpp",
+        "const C least = least_support<C>();",
+        "const C least = C(1e-45);",
+        RULES,
+    ),
+    Mutant(
+        "all heads weighted as the first",
+        "cpp/weights.cpp",
+        "first_channel.strides[channel_axis] = channels * channel_stride;",
+        "first_channel.strides[channel_axis] = 0;",
+        f"{WEIGHTS} {FILTER}",
+    ),
+    Mutant(
+        "a channel of the guide skipped",
+        "cpp/weights.cpp",
+        "for (std::int64_t c = 0; c < channels; ++c) {",
+        "for (std::int64_t c = channels > 2; c < channels; ++c) {",
+        WEIGHTS,
+    ),
+    Mutant(
+        "the square root forgotten",
+        "cpp/weights.cpp",
+        "metric == Metric::euclidean);",
+        "false);",
+        WEIGHTS,
+    ),
+    Mutant(
+        "sums of half types kept in half between the axes",
+        "cpp/filter.cpp",
+        "(o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data)",
+        "(o.y.data == o.x.data)",
+        FILTER,
+    ),
+    Mutant(
+        "x overwritten in place before the second axis has read it",
+        "cpp/filter.cpp",
+        "(o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data)",
+        "(o.y.dtype != dtype_of<C>::value)",
+        FILTER,
+    ),
+    Mutant(
+        "overlapping input and output not copied",
+        "src/sgs/filters.py",
+        "return a if in_place and same else np.array(a)",
+        "return a",
+        f"{LINE} {FILTER}",
+    ),
+    Mutant(
+        "the root counted from both of its sides",
+        "cpp/tree.cpp",
+        "if (root < n - 1) add_child(root, s.backward);",
+        "if (root < n - 1) add_child(root, root > 0 ? s.forward : s.backward);",
+        TREE_FORM,
+    ),
+    Mutant(
+        "1 - w instead of 1 - w^2 in the update",
+        "cpp/step.h",
+        "return one_minus_square(w) * a;",
+        "return (C(1) - w) * a;",
+        TREE_FORM,
+    ),
+    Mutant(
+        "the adjoint's blocks in the order of application",
+        "src/sgs/filters.py",
+        "for block in reversed(range(len(passes))):",
+        "for block in range(len(passes)):",
+        ATTENTION,
+    ),
+    Mutant(
+        "the interpreter's lock kept",
+        "python/module.cpp",
+        "        const py::gil_scoped_release unlock;\n",
+        "",
+        f"{CONCURRENCY} -k other_threads",
+    ),
+    Mutant(
+        "Ctrl-C not heard",
+        "cpp/parallel.cpp",
+        "return options.cancelled(options.context);",
+        "return false;",
+        f"{CONCURRENCY} -k leaves_the_rest",
+    ),
+]
+
+# A development installation finds its own `sgs` before any path; Python runs this file at start, in subprocesses too.
+SITE = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "ScikitBuild" not in type(f).__name__]
+"""
+
+
+class Copy:
+    """A copy of the source tree, built and installed beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tree, self.build, self.package = folder / "tree", folder / "build", folder / "installed"
+        self.tree.mkdir()
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", ".*")
+        for name in TREE:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, self.tree / name, ignore=ignored)
+            else:
+                shutil.copy2(source, self.tree / name)
+        self.environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        for name in ("SKBUILD_CMAKE_DEFINE", "SGS_NUM_THREADS", "SGS_ISA"):  # a mutant may well give warnings
+            self.environment.pop(name, None)
+        self._provide_build_tools(folder / "tools")
+        arguments = ["install", "-q", "--no-build-isolation", "--no-deps", "--target", str(self.package)]
+        self._check(sys.executable, "-m", "pip", *arguments, "-C", f"build-dir={self.build}", str(self.tree))
+        (self.package / "sitecustomize.py").write_text(SITE)
+        paths = [str(self.package), self.environment.get("PYTHONPATH", "")]
+        self.environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+
+    def _provide_build_tools(self, folder: Path) -> None:
+        """What pip would put into a build environment, but to stay, so that rebuilds are quick."""
+        lines = re.search(r"^requires = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+        assert lines is not None
+        required = re.findall(r'"([^"]+)"', lines[1])
+        here = all(importlib.util.find_spec(name) for name in ("scikit_build_core", "pybind11", "Cython"))
+        if not here or shutil.which("cmake") is None or shutil.which("ninja") is None:
+            self._check(
+                sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), *required, "cmake", "ninja"
+            )
+            self.environment["PYTHONPATH"] = str(folder)
+            self.environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+    def _check(self, *command: str) -> None:
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+
+    def refresh(self, file: str) -> None:
+        """Bring a changed source file into the installed package."""
+        if file.startswith("src/"):
+            shutil.copy2(self.tree / file, self.package / Path(file).relative_to("src"))
+            return
+        self._check("cmake", "--build", str(self.build), "--target", "_core")
+        for extension in self.build.glob("_core*.so"):
+            # A new file: an old one may still be mapped by a process that has not quite ended.
+            target = self.package / "sgs" / extension.name
+            target.unlink()
+            shutil.copy2(extension, target)
+
+    def fails(self, tests: str) -> str:
+        """The first test that fails, or ""; anything else but a pass ends the whole run."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests.split()]
+        try:
+            done = subprocess.run(
+                command, cwd=self.tree, env=self.environment, capture_output=True, text=True, timeout=600, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        if done.returncode not in (0, 1):
+            # A crash of the process is noticed as well as a failure is.
+            if done.returncode < 0:
+                return f"signal {-done.returncode}"
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+        failed = re.search(r"^FAILED \S*?(\w+\.py::\w+)", done.stdout, re.MULTILINE)
+        return failed[1] if failed else "failed" if done.returncode else ""
+
+
+def main(names: list[str]) -> int:
+    lost = [m for m in MUTANTS if (ROOT / m.file).read_text().count(m.text) != 1]
+    for m in lost:
+        print(f"NOT FOUND once in {m.file}: {m.text!r} ({m.name})")
+    chosen = [m for m in MUTANTS if m not in lost and (not names or any(name in m.name for name in names))]
+    survived = []
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        copy = Copy(Path(folder))
+        needed = sorted({part for m in chosen for part in m.tests.split(" -k ")[0].split()})
+        failure = copy.fails(" ".join(needed))
+        if failure:
+            raise SystemExit(f"fails without any mutant: {failure}")
+        print(f"{len(chosen)} mutants; built and tested without them in {time.monotonic() - start:.0f} s\n", flush=True)
+        for k, m in enumerate(chosen):
+            start = time.monotonic()
+            file = copy.tree / m.file
+            original = file.read_text()
+            file.write_text(original.replace(m.text, m.replacement))
+            copy.refresh(m.file)
+            failure = copy.fails(m.tests)
+            file.write_text(original)
+            # The next mutant of the core builds it anew in any case.
+            if k + 1 == len(chosen) or m.file.startswith("src/") or chosen[k + 1].file.startswith("src/"):
+                copy.refresh(m.file)
+            if not failure:
+                survived.append(m)
+            verdict = f"caught by {failure}" if failure else "SURVIVED"
+            print(f"{time.monotonic() - start:5.0f} s  {m.name}: {verdict}", flush=True)
+    print(f"\n{len(chosen) - len(survived)} caught, {len(survived)} survived, {len(lost)} not found")
+    return 1 if survived or lost else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
