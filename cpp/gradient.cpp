@@ -447,6 +447,16 @@ std::int64_t count_chunks(const AnyView& x, std::span<const int> axes, const Dim
     return std::clamp<std::int64_t>(kMaxChunks / std::max<std::int64_t>(1, outer), 1, farthest);
 }
 
+void write(double value, const AnyView& to) {
+    const std::int64_t none = 0;
+    const auto type = static_cast<std::size_t>(to.dtype);
+    const auto rounded = static_cast<float>(value);
+    if (to.dtype == DType::float64)
+        kernels<double>().convert.store[type](&value, to.data, 1, 0, &none, 1);
+    else
+        kernels<float>().convert.store[type](&rounded, to.data, 1, 0, &none, 1);
+}
+
 void sum_to(const AnyView& from, const AnyView& to, const Options& options) {
     const AnyView target = broadcast(to, from); // stride 0 where summed over
     DimSet summed{};
@@ -477,14 +487,7 @@ void sum_to(const AnyView& from, const AnyView& to, const Options& options) {
                 else
                     for (std::int64_t m = 0; m < inner; ++m) total += read<float>(data, m * inner_stride);
             }
-            const AnyView place = moved(target, from, kept_dims, i);
-            const std::int64_t none = 0;
-            if (from.dtype == DType::float64) {
-                kernels<double>().convert.store[static_cast<int>(to.dtype)](&total, place.data, 1, 0, &none, 1);
-            } else {
-                const float rounded = static_cast<float>(total);
-                kernels<float>().convert.store[static_cast<int>(to.dtype)](&rounded, place.data, 1, 0, &none, 1);
-            }
+            write(total, moved(target, from, kept_dims, i));
         }
     });
 }

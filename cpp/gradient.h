@@ -81,6 +81,9 @@ template <class C> class Sums {
     Buffer<C> memory_;
 };
 
+/// Writes a number to the first element of `to`.
+void write(double value, const AnyView& to);
+
 /// to = from summed, in double and in a fixed order, over the dimensions that `to` lacks or has length 1 in.
 /// Right-aligned.
 void sum_to(const AnyView& from, const AnyView& to, const Options& options);

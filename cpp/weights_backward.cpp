@@ -100,13 +100,8 @@ void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const Any
         by_scale += t[0];
         by_step += t[1];
     }
-    const auto write = [](double value, const AnyView* to) {
-        if (to == nullptr) return;
-        const std::int64_t none = 0;
-        kernels<double>().convert.store[static_cast<int>(to->dtype)](&value, to->data, 1, 0, &none, 1);
-    };
-    write(by_scale, scale_bar);
-    write(by_step, step_bar);
+    if (scale_bar != nullptr) write(by_scale, *scale_bar);
+    if (step_bar != nullptr) write(by_step, *step_bar);
 }
 
 } // namespace sgs

@@ -49,6 +49,61 @@ def semi_global_filter(
     support: Array | None,
     num_threads: int,
 ) -> None: ...
+
+# Derivatives (11): the inputs of the forward call and the derivative by its result; then where to write derivatives, each
+# of its input's shape, None where not wanted.
+def scan_backward(
+    x: Array,
+    w: Array,
+    initial: Array | None,
+    y_bar: Array,
+    x_bar: Array,
+    w_bar: Array | None,
+    initial_bar: Array | None,
+    axis: int,
+    reverse: bool,
+    num_threads: int,
+) -> None: ...
+def line_filter_backward(
+    x: Array,
+    w: Array,
+    left: Array | None,
+    right: Array | None,
+    y_bar: Array,
+    x_bar: Array,
+    w_bar: Array | None,
+    left_bar: Array | None,
+    right_bar: Array | None,
+    axis: int,
+    num_threads: int,
+) -> None: ...
+def edge_weights_backward(
+    guide: Array,
+    w_bar: Array,
+    guide_bar: Array | None,
+    scale_bar: Array | None,
+    step_bar: Array | None,
+    channel_axis: int,
+    axis: int,
+    scale: float,
+    step: float,
+    metric: int,
+    confidence: Array | None,
+    num_threads: int,
+) -> None: ...
+def semi_global_filter_backward(
+    x: Array,
+    weights: Sequence[Array],
+    y_bar: Array,
+    x_bar: Array,
+    weights_bar: Sequence[Array | None],
+    confidence_bar: Array | None,
+    axes: Sequence[int],
+    normalization: int,
+    residual: bool,
+    confidence: Array | None,
+    num_threads: int,
+) -> None: ...
 def get_isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def available_isas() -> list[str]: ...

@@ -5,7 +5,7 @@ The operators take what the core takes: negative axes, right-aligned operands, n
 any order. Equation numbers are those of `docs/math.md`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +70,9 @@ _PRE_DISPATCH_MODES: Any = torch._ops._len_torch_dispatch_stack_pre_dispatch
 _PROFILED: Any = torch._C._autograd._profiler_enabled
 
 
+_unpack_dual: Any = forward_ad.unpack_dual
+
+
 def _observed() -> bool:
     """Whether anything wants to see operators go by: a mode, a tracer or a profiler."""
     return bool(
@@ -95,9 +98,9 @@ class _Constant:
 class Operator:
     """One operator: a kernel for tensors in memory, and the rules that transforms of it follow.
 
-    Its arguments are tensors first, then constants; `listed` says that the last tensor argument is a list of tensors.
-    `vjp(g, args, needs)` and `jvp(args, tangents)` have one entry for each tensor argument, a list for a list. With
-    several results, g and the result of jvp are tuples.
+    Its arguments are tensors first, each of which may be None, then constants; never lists of tensors, which the vmap
+    behind `is_grads_batched` cannot take. `vjp(g, args, needs)` and `jvp(args, tangents)` have one entry for each tensor
+    argument. With several results, g and the result of jvp are tuples.
     """
 
     def __init__(
@@ -110,9 +113,8 @@ class Operator:
         jvp: Callable[..., Any],
         *,
         tensors: int,
-        listed: bool = False,
     ) -> None:
-        self.kernel, self.tensors, self.listed, self.vjp, self.jvp = kernel, tensors, listed, vjp, jvp
+        self.kernel, self.tensors, self.vjp, self.jvp = kernel, tensors, vjp, jvp
         name = schema.partition("(")[0]
         qualified = f"sgs::{name}"
         _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -139,8 +141,8 @@ class Operator:
     def _run(self, *args: Any) -> Any:
         # Only a compiled function, or a call that goes round `sgs.torch`, brings tangents as far as here.
         if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
-            for t in self.flatten(args):
-                if t is not None and forward_ad.unpack_dual(t).tangent is not None:
+            for t in args[: self.tensors]:
+                if t is not None and _unpack_dual(t).tangent is not None:
                     raise RuntimeError(
                         f"{self.overload}: forward-mode derivatives of a compiled function or of a bare operator would be "
                         "lost: compile the jvp instead, and call the functions of sgs.torch"
@@ -149,28 +151,14 @@ class Operator:
 
     def plain(self, args: Sequence[Any]) -> bool:
         """Whether the tensors are in memory and need no derivative."""
-        for t in args[: self.tensors]:
-            if type(t) is list:
-                if not all(_is_plain(each) for each in t):
-                    return False
-            elif t is not None and not _is_plain(t):
-                return False
-        return True
-
-    def flatten(self, args: Sequence[Any]) -> list[Any]:
-        """The tensor arguments without nesting."""
-        tensors = list(args[: self.tensors])
-        return [*tensors[:-1], *tensors[-1]] if self.listed else tensors
-
-    def nest(self, flat: Sequence[Any]) -> list[Any]:
-        return [*flat[: self.tensors - 1], list(flat[self.tensors - 1 :])] if self.listed else list(flat)
+        return all(t is None or _is_plain(t) for t in args[: self.tensors])
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.constants = inputs[self.tensors :]
-        ctx.save_for_backward(*self.flatten(inputs))
+        ctx.save_for_backward(*inputs[: self.tensors])
 
     def _backward(self, ctx: Any, *g: Any) -> tuple[Any, ...]:
-        args = (*self.nest(ctx.saved_tensors), *ctx.constants)
+        args = (*ctx.saved_tensors, *ctx.constants)
         grads = self.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[: self.tensors])
         return (*grads, *(None for _ in ctx.constants))
 
@@ -183,8 +171,7 @@ def _function(operator: Operator) -> Any:
 
         @staticmethod
         def forward(constants: _Constant, *tensors: Tensor) -> Any:
-            y = operator.overload(*operator.nest(tensors), *constants.values)
-            return tuple(y) if isinstance(y, list) else y
+            return operator.overload(*tensors, *constants.values)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -194,21 +181,19 @@ def _function(operator: Operator) -> Any:
 
         @staticmethod
         def backward(ctx: Any, *g: Any) -> Any:
-            args = (*operator.nest(ctx.saved_tensors), *ctx.constants)
-            needs = operator.nest(ctx.needs_input_grad[1:])
-            return (None, *operator.flatten(operator.vjp(g[0] if len(g) == 1 else g, args, needs)))
+            args = (*ctx.saved_tensors, *ctx.constants)
+            return (None, *operator.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[1:]))
 
         @staticmethod
         def jvp(ctx: Any, _: Any, *tangents: Tangent) -> Any:
-            args = (*operator.nest(ctx.saved_tensors), *ctx.constants)
-            return operator.jvp(args, operator.nest(tangents))
+            return operator.jvp((*ctx.saved_tensors, *ctx.constants), tangents)
 
     return Transformed
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _transformed(operator: Operator, args: Sequence[Any]) -> Any:
-    return operator.function.apply(_Constant(tuple(args[operator.tensors :])), *operator.flatten(args))
+    return operator.function.apply(_Constant(tuple(args[operator.tensors :])), *args[: operator.tensors])
 
 
 # ---- fused derivatives
@@ -237,7 +222,8 @@ def _given(t: Tensor, wanted: bool) -> Tensor | None:
 class Backward(Operator):
     """The derivative of another operator, by one visit; its own derivatives are those of the composed one.
 
-    Its first argument is the derivative by the result, its last say what is wanted.
+    Its first argument is the derivative by the result, then come those of the operator, the first constant its axis or
+    axes; the last say what is wanted. `by_sample`: a batch is a call for each sample.
     """
 
     def __init__(
@@ -246,46 +232,65 @@ class Backward(Operator):
         kernel: Callable[..., Any],
         fake: Callable[..., Any],
         composed: Callable[..., Any],
-        **kind: Any,
+        *,
+        tensors: int,
+        by_sample: bool = False,
     ) -> None:
-        self.composed = composed
-        super().__init__(schema, kernel, fake, self._batch, self._vjp, self._jvp, **kind)
+        self.composed, self.by_sample = composed, by_sample
+        super().__init__(schema, kernel, fake, self._batch, self._vjp, self._jvp, tensors=tensors)
 
-    def _flat(self, args: Sequence[Any]) -> tuple[Callable[..., Any], list[Tensor], list[int]]:
-        """The composed derivative as a function of tensors alone, and these."""
-        flat = self.flatten(args)
-        at = [i for i, t in enumerate(flat) if t is not None]
+    def _of_tensors(self, args: Sequence[Any]) -> tuple[Callable[..., Any], list[Tensor], list[int]]:
+        """The composed derivative as a function of the tensors that there are, these, and their places."""
+        at = [i for i in range(self.tensors) if args[i] is not None]
 
         def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-            full: list[Any] = [None] * len(flat)
+            full = list(args)
             for i, t in zip(at, tensors, strict=True):
                 full[i] = t
-            return tuple(self.composed(*self.nest(full), *args[self.tensors :]))
+            return tuple(self.composed(*full))
 
-        return function, [flat[i] for i in at], at
+        return function, [args[i] for i in at], at
 
     def _vjp(self, g: Any, args: Any, needs: Any) -> list[Any]:
-        function, tensors, at = self._flat(args)
+        function, tensors, at = self._of_tensors(args)
         differentiated: Any = torch.func.vjp(function, *tensors)
         results, pull = differentiated
         g = tuple(torch.zeros_like(r) if t is None else t for t, r in zip(g, results, strict=True))
-        grads: list[Any] = [None] * len(self.flatten(args))
+        grads: list[Any] = [None] * self.tensors
         for i, grad in zip(at, pull(g), strict=True):
             grads[i] = grad
-        return self.nest(grads)
+        return grads
 
     def _jvp(self, args: Any, tangents: Any) -> Any:
-        function, tensors, at = self._flat(args)
-        flat = self.flatten(tangents)
-        given = tuple(torch.zeros_like(t) if flat[i] is None else flat[i] for i, t in zip(at, tensors, strict=True))
+        function, tensors, at = self._of_tensors(args)
+        given = tuple(
+            torch.zeros_like(t) if tangents[i] is None else tangents[i] for i, t in zip(at, tensors, strict=True)
+        )
         return torch.func.jvp(function, tuple(tensors), given)[1]
 
     def _batch(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
-        function, tensors, at = self._flat(args)
-        flat = self.flatten(dims)
-        results = torch.vmap(function, tuple(flat[i] for i in at))(*tensors)
-        dims = [0] * len(results)
-        return (list(results), dims) if self.listed else (results, tuple(dims))
+        size = info.batch_size
+        if self.by_sample:
+            each = []
+            for i in range(size):
+                picked = [t if d is None else t.select(d, i) for t, d in zip(args, dims, strict=True)]
+                each.append(self.overload(*picked))
+            return tuple(torch.stack(r) for r in zip(*each, strict=True)), (0,) * len(each[0])
+        x = args[1]
+        ndim = x.ndim - (dims[1] is not None)
+        # All have the batch in front, for derivatives to be summed within each sample.
+        leading, shapes = [], []
+        for t, d in zip(args[: self.tensors], dims, strict=False):
+            own = None if t is None else _lead_values(t, d, size)
+            shapes.append(None if own is None else own.shape)
+            leading.append(_lead(own, 0, ndim))
+        constants = [_from_end_all(c, ndim) if i == 0 else c for i, c in enumerate(args[self.tensors :])]
+        bars = self.overload(*leading, *constants)
+        wanted = [b.numel() > 0 or shape is not None and 0 in shape for b, shape in zip(bars, shapes[1:], strict=True)]
+        results = tuple(
+            b.reshape(shape) if want else b for b, shape, want in zip(bars, shapes[1:], wanted, strict=True)
+        )
+        return results, tuple(0 if want else None for want in wanted)
 
 
 # ---- pieces of derivatives
@@ -339,6 +344,21 @@ def _total(terms: Sequence[Tangent]) -> Tensor:
     return total
 
 
+def split_axis(t: Tensor, axis: int, count: int) -> Tensor:
+    """`axis`, counted from the end, as two axes, the first of length `count`: or both 1 where it is."""
+    n = t.shape[axis]
+    shape = list(t.shape)
+    shape[axis : axis + 1 or None] = [1, 1] if n == 1 else [count, n // count]
+    return t.reshape(shape)
+
+
+def join_axes(t: Tensor, axis: int) -> Tensor:
+    """What `split_axis` came from."""
+    shape = list(t.shape)
+    shape[axis - 1 : axis + 1 or None] = [shape[axis - 1] * shape[axis]]
+    return t.reshape(shape)
+
+
 def _lead(t: Tensor | None, dim: int | None, ndim: int) -> Tensor | None:
     """An operand of a batched call: its batch axis in front of `ndim` others."""
     if t is None or dim is None:
@@ -353,6 +373,10 @@ def _lead_values(x: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _from_end(axis: int, ndim: int) -> int:
     return axis if axis < 0 else axis - ndim
+
+
+def _from_end_all(axes: Any, ndim: int) -> Any:
+    return _from_end(axes, ndim) if isinstance(axes, int) else [_from_end(a, ndim) for a in axes]
 
 
 def _like_first(x: Tensor, *_: object) -> Tensor:
@@ -873,15 +897,14 @@ class _Distance:
         """The channel axis as two, heads and channels of a head; without one, an axis of length 1 at the end."""
         if self.channel_axis is None:
             return t.unsqueeze(-1)
-        split: Any = t.unflatten  # not typed
-        return split(self.channel_axis, (self.heads, t.shape[self.channel_axis] // self.heads))  # type: ignore[no-any-return]
+        return split_axis(t, self.channel_axis, self.heads)
 
     def split_confidence(self, c: Tensor, ndim: int) -> Tensor:
         c = c[(None,) * (ndim - c.ndim)]
         return c.unsqueeze(-1) if self.channel_axis is None else c.unsqueeze(self.channel_axis)
 
     def join(self, t: Tensor) -> Tensor:
-        return t.squeeze(-1) if self.channel_axis is None else t.flatten(self.channels - 1, self.channels)
+        return t.squeeze(-1) if self.channel_axis is None else join_axes(t, self.channel_axis)
 
     def difference(self, guide: Tensor) -> Tensor:
         """g_{i+1} - g_i, 0 on edges that no derivative passes."""
@@ -996,51 +1019,58 @@ edge_weights_backward = Backward(
     _weights_backward_fake,
     lambda g, guide, *rest: _filled(guide, *_weights_composed(g, guide, *rest)),
     tensors=5,
+    by_sample=True,
 )
 
 
 # ---- semi-global filter (7), (8)
 
 
-def _filter_kernel(
-    x: Tensor,
-    confidence: Tensor | None,
-    weights: Sequence[Tensor],
-    axes: Sequence[int],
-    normalization: int,
-    residual: bool,
-    fill_value: float,
-    num_threads: int,
-) -> Tensor:
-    y = torch.empty_like(x)
-    along = [a % x.ndim for a in axes]
-    raw = [_raw(w) for w in weights]
-    trust = _raw_or_none(confidence)
-    _run(
-        "semi_global_filter",
-        x,
-        num_threads,
-        _raw(x),
-        raw,
-        _raw(y),
-        along,
-        normalization,
-        residual,
-        trust,
-        fill_value,
-        None,
-    )
+# Weights are as many arguments as there may be axes, None for those that are not.
+MAX_AXES = 8
+_WEIGHTS_SCHEMA = ", ".join(["Tensor w0", *(f"Tensor? w{i}" for i in range(1, MAX_AXES))])
+
+
+class _Filter(NamedTuple):
+    """The arguments of the filter, weights together."""
+
+    x: Tensor
+    confidence: Tensor | None
+    weights: list[Tensor]
+    axes: Sequence[int]
+    normalization: int
+    residual: bool
+    fill_value: float
+    num_threads: int
+
+    @classmethod
+    def of(cls, args: Sequence[Any]) -> "_Filter":
+        x, confidence, *rest = args
+        return cls(x, confidence, [w for w in rest[:MAX_AXES] if w is not None], *rest[MAX_AXES:])
+
+
+def semi_global_filter(x: Tensor, confidence: Tensor | None, weights: Sequence[Tensor], *constants: Any) -> Tensor:
+    """Calls the operator."""
+    return filter_operator(x, confidence, *weights, *(None,) * (MAX_AXES - len(weights)), *constants)  # type: ignore[no-any-return]
+
+
+def _filter_kernel(*args: Any) -> Tensor:
+    f = _Filter.of(args)
+    y = torch.empty_like(f.x)
+    ndim = f.x.ndim
+    inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(y), [a % ndim for a in f.axes]
+    trust = _raw_or_none(f.confidence)
+    _run("semi_global_filter", f.x, f.num_threads, *inputs, f.normalization, f.residual, trust, f.fill_value, None)
     return y
 
 
-def _filter_batch(
-    info: Any, dims: Any, x: Tensor, confidence: Any, weights: Sequence[Tensor], axes: Sequence[int], *constants: Any
-) -> tuple[Tensor, int]:
+def _filter_batch(info: Any, dims: Any, *args: Any) -> tuple[Tensor, int]:
+    x, axes = args[0], args[2 + MAX_AXES]
     ndim = x.ndim - (dims[0] is not None)
-    x = _lead_values(x, dims[0], info.batch_size)
-    ws = [_lead(w, d, ndim) for w, d in zip(weights, dims[2], strict=True)]
+    operands = (_lead(t, d, ndim) for t, d in zip(args[1 : 2 + MAX_AXES], dims[1 : 2 + MAX_AXES], strict=True))
     axes = [_from_end(a, ndim) for a in axes]
-    return semi_global_filter.overload(x, _lead(confidence, dims[1], ndim), ws, axes, *constants), 0
+    x = _lead_values(x, dims[0], info.batch_size)
+    return filter_operator.overload(x, *operands, axes, *args[3 + MAX_AXES :]), 0
 
 
 def support_like(x: Tensor, confidence: Tensor | None, weights: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
@@ -1070,7 +1100,7 @@ class _Parts:
     """
 
     def __init__(self, args: Any) -> None:
-        x, confidence, weights, self.axes, normalization, self.residual, _, self.num_threads = args
+        x, confidence, weights, self.axes, normalization, self.residual, _, self.num_threads = _Filter.of(args)
         self.x, *self.weights = _computing(x, *weights)
         self.dtype = self.x.dtype
         self.together = normalization in (_core.CROSS, _core.CROSS_SUM)
@@ -1116,25 +1146,23 @@ class _Parts:
 
 
 def _filter_vjp(g: Tensor, args: Any, needs: Any) -> list[Any]:
-    weights = args[2]
-    want_weights = any(needs[2]) if isinstance(needs[2], (list, tuple)) else bool(needs[2])
-    wanted = args[1] is not None and bool(needs[1]), want_weights
+    wanted = args[1] is not None and bool(needs[1]), any(needs[2:])
     if not _fused():
-        x_bar, confidence_bar, *w_bars = _filter_composed(g, *args, *wanted)
-        return [x_bar, confidence_bar, w_bars]
-    x_bar, confidence_bar, *w_bars = semi_global_filter_backward(g, *args, *wanted)
-    return [x_bar, _given(confidence_bar, wanted[0]), w_bars if want_weights else [None] * len(weights)]
+        return _filter_composed(g, *args, *wanted)
+    x_bar, confidence_bar, *w_bars = filter_backward(g, *args, *wanted)
+    given = (_given(t, wanted[1] and w is not None) for t, w in zip(w_bars, args[2 : 2 + MAX_AXES], strict=True))
+    return [x_bar, _given(confidence_bar, wanted[0]), *given]
 
 
 def _filter_composed(g: Tensor, *args: Any) -> list[Any]:
     """(11); y = P / S has derivatives through P and, where S depends on weights and confidence, through S."""
     *args, need_confidence, need_weights = args  # type: ignore[assignment]
-    x, confidence, weights = args[:3]
+    x, confidence, weights, *_ = _Filter.of(args)
     p = _Parts(args)
     g = g.to(p.dtype)
     x_bar: Tensor | None = None
     trust_bar: Tensor | None = None
-    w_bars: list[Any] = [None] * len(weights)
+    w_bars: list[Any] = [None] * MAX_AXES
     for k in range(p.count):
         z = p.divide(k, g)
         u = p.sums(k, z)
@@ -1156,8 +1184,8 @@ def _filter_composed(g: Tensor, *args: Any) -> list[Any]:
     confidence_bar = None
     if p.confidence is not None:
         if need_confidence:
-            assert trust_bar is not None
             by_values = _sum_to(p.trusted(p.x) * x_bar, p.field)
+            assert confidence is not None and trust_bar is not None
             confidence_bar = _sum_to(torch.where(p.untrusted, 0.0, by_values + trust_bar), confidence)
         x_bar = p.confidence * p.trusted(x_bar)
     if p.residual:
@@ -1168,7 +1196,7 @@ def _filter_composed(g: Tensor, *args: Any) -> list[Any]:
 def _filter_jvp(args: Any, tangents: Any) -> Tensor:
     x = args[0]
     p = _Parts(args)
-    xt, ct, wts = tangents
+    xt, ct, *wts = tangents
     xt = None if xt is None else p.trusted(xt.to(p.dtype))
     ct = None if ct is None else torch.where(p.untrusted, 0.0, ct.to(p.dtype))
     terms = []
@@ -1201,62 +1229,44 @@ def _filter_jvp(args: Any, tangents: Any) -> Tensor:
     return _total(total or [torch.zeros_like(p.x)]).expand(x.shape).to(x.dtype)
 
 
-semi_global_filter = Operator(
-    "semi_global_filter(Tensor x, Tensor? confidence, Tensor[] weights, int[] axes, int normalization, bool residual, "
-    "float fill_value, int num_threads) -> Tensor",
+filter_operator = Operator(
+    f"semi_global_filter(Tensor x, Tensor? confidence, {_WEIGHTS_SCHEMA}, int[] axes, int normalization, "
+    "bool residual, float fill_value, int num_threads) -> Tensor",
     _filter_kernel,
     _like_first,
     _filter_batch,
     _filter_vjp,
     _filter_jvp,
-    tensors=3,
-    listed=True,
+    tensors=2 + MAX_AXES,
 )
 
 
-def _filter_backward_kernel(
-    g: Tensor,
-    x: Tensor,
-    confidence: Tensor | None,
-    weights: Sequence[Tensor],
-    axes: Sequence[int],
-    normalization: int,
-    residual: bool,
-    fill_value: float,
-    num_threads: int,
-    want_confidence: bool,
-    want_weights: bool,
-) -> list[Tensor]:
-    x_bar, confidence_bar = torch.empty_like(x), _wanted(confidence, want_confidence)
-    w_bars = [torch.empty_like(w) for w in weights] if want_weights else []
-    along = [a % x.ndim for a in axes]
-    inputs = _raw(x), [_raw(w) for w in weights], _raw(g)
-    by_support = (None,) if x.is_cuda else ()
+def _filter_backward_kernel(g: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    *args, want_confidence, want_weights = args  # type: ignore[assignment]
+    f = _Filter.of(args)
+    x_bar, confidence_bar = torch.empty_like(f.x), _wanted(f.confidence, want_confidence)
+    w_bars = [torch.empty_like(w) for w in f.weights] if want_weights else []
+    inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(g)
+    by_support = (None,) if f.x.is_cuda else ()
     bars = _raw(x_bar), [_raw(w) for w in w_bars], _raw_or_none(confidence_bar)
-    rest = along, normalization, residual, _raw_or_none(confidence)
-    _run("semi_global_filter_backward", x, num_threads, *inputs, *by_support, *bars, *rest)
-    return [*_filled(x, x_bar, confidence_bar), *w_bars]
+    rest = [a % f.x.ndim for a in f.axes], f.normalization, f.residual, _raw_or_none(f.confidence)
+    _run("semi_global_filter_backward", f.x, f.num_threads, *inputs, *by_support, *bars, *rest)
+    return _filled(f.x, x_bar, confidence_bar, *w_bars, *(None,) * (MAX_AXES - len(w_bars)))
 
 
-def _filter_backward_fake(
-    g: Tensor, x: Tensor, confidence: Any, weights: Sequence[Tensor], *constants: Any
-) -> list[Tensor]:
-    w_bars = [torch.empty_like(w) for w in weights] if constants[-1] else []
-    return [*_filled(x, torch.empty_like(x), _wanted(confidence, constants[-2])), *w_bars]
+def _filter_backward_fake(g: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    f = _Filter.of(args[:-2])
+    w_bars = [torch.empty_like(w) for w in f.weights] if args[-1] else []
+    bars = torch.empty_like(f.x), _wanted(f.confidence, args[-2]), *w_bars
+    return _filled(f.x, *bars, *(None,) * (MAX_AXES - len(w_bars)))
 
 
-def _filter_backward_composed(g: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    x_bar, confidence_bar, *w_bars = _filter_composed(g, x, *args)
-    return _filled(x, x_bar, confidence_bar, *(w_bars if args[-1] else ()))
-
-
-semi_global_filter_backward = Backward(
-    "semi_global_filter_backward(Tensor g, Tensor x, Tensor? confidence, Tensor[] weights, int[] axes, "
+filter_backward = Backward(
+    f"semi_global_filter_backward(Tensor g, Tensor x, Tensor? confidence, {_WEIGHTS_SCHEMA}, int[] axes, "
     "int normalization, bool residual, float fill_value, int num_threads, bool want_confidence, bool want_weights) "
-    "-> Tensor[]",
+    f"-> ({', '.join(['Tensor'] * (2 + MAX_AXES))})",
     _filter_backward_kernel,
     _filter_backward_fake,
-    _filter_backward_composed,
-    tensors=4,
-    listed=True,
+    lambda g, x, *rest: _filled(x, *_filter_composed(g, x, *rest)),
+    tensors=3 + MAX_AXES,
 )
