@@ -10,8 +10,8 @@
 
 #include "arguments.h"
 #include "backward_module.h"
-#include "cuda_module.h"
 #include "call.h"
+#include "cuda_module.h"
 #include "sgs.h"
 #include "sgs_cuda.h"
 

@@ -18,9 +18,7 @@ EUCLIDEAN: int
 CITYBLOCK: int
 SQEUCLIDEAN: int
 
-def scan(
-    x: Array, w: Array, y: Array, axis: int, reverse: bool, initial: Array | None, num_threads: int
-) -> None: ...
+def scan(x: Array, w: Array, y: Array, axis: int, reverse: bool, initial: Array | None, num_threads: int) -> None: ...
 def line_filter(
     x: Array, w: Array, y: Array, axis: int, left: Array | None, right: Array | None, num_threads: int
 ) -> None: ...

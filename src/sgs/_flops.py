@@ -120,40 +120,26 @@ def _one_block(
     return sums + (5 * of_field + len(axes) * values if normalization == _core.LINE else 0) + extra
 
 
-@_register(_torch_ops.semi_global_filter)
-def _semi_global_filter(
-    x: Shape,
-    confidence: Shape | None,
-    weights: Sequence[Shape],
-    axes: Sequence[int],
-    normalization: int,
-    residual: bool,
-    *_: Any,
-    **__: Any,
-) -> int:
+def _weights(args: Sequence[Any]) -> tuple[list[Shape], tuple[Any, ...]]:
+    """The weights among the operator's arguments after the confidence, one for each axis, and what follows them."""
+    n = _torch_ops.MAX_AXES
+    return [w for w in args[:n] if w is not None], tuple(args[n:])
+
+
+@_register(_torch_ops.filter_operator)
+def _semi_global_filter(x: Shape, confidence: Shape | None, *args: Any, **_: Any) -> int:
+    weights, (axes, normalization, residual, *_rest) = _weights(args)
     return _one_block(x, confidence, weights, axes, normalization, residual)
 
 
-@_register(_torch_ops.semi_global_filter_backward)
-def _semi_global_filter_backward(
-    g: Shape,
-    x: Shape,
-    confidence: Shape | None,
-    weights: Sequence[Shape],
-    axes: Sequence[int],
-    normalization: int,
-    residual: bool,
-    fill_value: float,
-    threads: int,
-    want_confidence: bool,
-    want_weights: bool,
-    **_: Any,
-) -> int:
+@_register(_torch_ops.filter_backward)
+def _semi_global_filter_backward(g: Shape, x: Shape, confidence: Shape | None, *args: Any, **_: Any) -> int:
     """(11): the filter's own operations on what comes back, and, but for x alone, on x and on the supports once more.
 
     For the weights, two products and two sums for each edge of the values and of the supports; for these, the result
     times what comes back, summed.
     """
+    weights, (axes, normalization, residual, _fill, _threads, want_confidence, want_weights) = _weights(args)
     shared = confidence, weights, axes, normalization
     count = _one_block(x, *shared, residual)
     if not (want_confidence or want_weights):

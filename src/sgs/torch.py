@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sgs import _check, _core, _torch_ops
+from sgs import _check, _core, _flops, _torch_ops  # noqa: F401  (_flops: so that the FLOPs of the operators count)
 
 __all__ = [
     "attention_map",

@@ -4,7 +4,6 @@ All blocks map features (..., C, H, W) to features of the same shape and start w
 `reduction`, `heads`; all take `bias`, `device` and `dtype`.
 """
 
-import sgs._flops  # noqa: F401  (so that the FLOPs of the blocks count)
 from sgs.nn.criss_cross import CrissCrossAttention
 from sgs.nn.non_local import NonLocalBlock
 from sgs.nn.semi_global import HierarchicalSemiGlobalBlock, SemiGlobalBlock
