@@ -391,15 +391,9 @@ def filter_weights(
     return weights
 
 
-def run_python(code: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **options,
-    )
+def run_python(*parts: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a program, in parts that may be indented, in a fresh interpreter; it must succeed."""
+    code = "\n".join(textwrap.dedent(part) for part in parts)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

@@ -255,8 +255,8 @@ MUTANTS = [
     ),
     Mutant(
         "the interpreter's lock kept",
-        "python/module.cpp",
-        "        const py::gil_scoped_release unlock;\n",
+        "python/call.h",
+        "        const pybind11::gil_scoped_release unlock;\n",
         "",
         f"{CONCURRENCY} -k other_threads",
     ),
@@ -266,6 +266,90 @@ MUTANTS = [
         "return options.cancelled(options.context);",
         "return false;",
         f"{CONCURRENCY} -k leaves_the_rest",
+    ),
+    Mutant(
+        "a centre counted twice, in blocks of rows",
+        "cpp/kernels/plane.cpp",
+        "sum = v[k] + term + p.centres * x;",
+        "sum = v[k] + term + C(2) * x;",
+        FILTER,
+    ),
+    Mutant(
+        "a centre counted twice, with channels side by side",
+        "cpp/kernels/lanes.cpp",
+        "Vec<C> sum = f[v] + down + p.centres * x;",
+        "Vec<C> sum = f[v] + down + C(2) * x;",
+        FILTER,
+    ),
+    Mutant(
+        "an edge dropped: between two blocks of rows",
+        "cpp/plane_set.h",
+        "load_rows(to.down, pitch, down, plane, first - 1, 1);",
+        "std::fill_n(to.down, pitch, C(0));",
+        FILTER,
+    ),
+    Mutant(
+        "an edge dropped: the last column's, with channels side by side",
+        "cpp/kernels/lanes.cpp",
+        "const C across = j == p.width - 1 ? C(0) : p.across[j];",
+        "const C across = j >= p.width - 2 ? C(0) : p.across[j];",
+        FILTER,
+    ),
+    Mutant(
+        "a last row skipped, in blocks of rows",
+        "cpp/kernels/plane.cpp",
+        "for (std::int64_t row = p.rows - 1; row >= 0; --row) {",
+        "for (std::int64_t row = p.rows - (p.rows > 1 ? 2 : 1); row >= 0; --row) {",
+        FILTER,
+    ),
+    Mutant(
+        "a last plane skipped, with channels side by side",
+        "cpp/lanes.cpp",
+        "const std::int64_t per_group = (p.group_size + kLanes - 1) / kLanes;",
+        "const std::int64_t per_group = std::max<std::int64_t>(1, p.group_size / kLanes);",
+        FILTER,
+    ),
+    Mutant(
+        "a stride forgotten: that of the columns, where rows are stored",
+        "cpp/kernels/plane.cpp",
+        "narrow(rows[r * pitch + j], to[j * column_stride]);",
+        "narrow(rows[r * pitch + j], to[j]);",
+        f"{FILTER} {WEIGHTS}",
+    ),
+    Mutant(
+        "a confidence ignored, in blocks of rows",
+        "cpp/plane_set.h",
+        "if (o.confidence) kernels<C>().pointwise.trust(rows, trust, kRows * pitch);",
+        "(void)trust;",
+        FILTER,
+    ),
+    Mutant(
+        "a confidence ignored, with channels side by side",
+        "cpp/lanes.cpp",
+        "if (o.confidence) kernels<C>().lanes.trust(x, s.trust.get(), p.width, false);",
+        "",
+        FILTER,
+    ),
+    Mutant(
+        "cuts overlooked: horizontal ones",
+        "cpp/plane_set.h",
+        "cuts |= has_zero(rows, across_pitch, width - 1, block_rows(block));",
+        "",
+        RULES,
+    ),
+    Mutant(
+        "cuts overlooked: those above the first row of a block",
+        "cpp/plane_set.h",
+        "bool cuts = has_zero(to.down + (first == 0 ? pitch : 0), pitch, width,",
+        "bool cuts = has_zero(to.down + pitch, pitch, width,",
+        RULES,
+    ),
+    Mutant(
+        "cuts overlooked: upward ones, with channels side by side",
+        "cpp/lanes.cpp",
+        "|| has_zero(s.up.get(), p.width) ||",
+        "||",
+        RULES,
     ),
 ]
 
@@ -283,18 +367,18 @@ class Copy:
         self.tree, self.build, self.package = folder / "tree", folder / "build", folder / "installed"
         self.tree.mkdir()
         ignored = shutil.ignore_patterns("__pycache__", "*.so", ".*")
-        for name in TREE:
-            source = ROOT / name
+        for source in (ROOT / name for name in TREE):
             if source.is_dir():
-                shutil.copytree(source, self.tree / name, ignore=ignored)
-            else:
-                shutil.copy2(source, self.tree / name)
+                shutil.copytree(source, self.tree / source.name, ignore=ignored)
+            elif source.exists():
+                shutil.copy2(source, self.tree / source.name)
         self.environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         for name in ("SKBUILD_CMAKE_DEFINE", "SGS_NUM_THREADS", "SGS_ISA"):  # a mutant may well give warnings
             self.environment.pop(name, None)
         self._provide_build_tools(folder / "tools")
         arguments = ["install", "-q", "--no-build-isolation", "--no-deps", "--target", str(self.package)]
-        self._check(sys.executable, "-m", "pip", *arguments, "-C", f"build-dir={self.build}", str(self.tree))
+        arguments += ["-C", f"build-dir={self.build}", "-C", "cmake.define.SGS_CUDA=OFF", str(self.tree)]
+        self._check(sys.executable, "-m", "pip", *arguments)
         (self.package / "sitecustomize.py").write_text(SITE)
         paths = [str(self.package), self.environment.get("PYTHONPATH", "")]
         self.environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
@@ -329,7 +413,7 @@ class Copy:
             target.unlink()
             shutil.copy2(extension, target)
 
-    def fails(self, tests: str) -> str:
+    def fails(self, tests: str, verbose: bool = False) -> str:
         """The first test that fails, or ""; anything else but a pass ends the whole run."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests.split()]
         try:
@@ -343,6 +427,8 @@ class Copy:
             if done.returncode < 0:
                 return f"signal {-done.returncode}"
             raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+        if done.returncode and verbose:
+            print(done.stdout)
         failed = re.search(r"^FAILED \S*?(\w+\.py::\w+)", done.stdout, re.MULTILINE)
         return failed[1] if failed else "failed" if done.returncode else ""
 
@@ -357,7 +443,7 @@ def main(names: list[str]) -> int:
         start = time.monotonic()
         copy = Copy(Path(folder))
         needed = sorted({part for m in chosen for part in m.tests.split(" -k ")[0].split()})
-        failure = copy.fails(" ".join(needed))
+        failure = copy.fails(" ".join(needed), verbose=True)
         if failure:
             raise SystemExit(f"fails without any mutant: {failure}")
         print(f"{len(chosen)} mutants; built and tested without them in {time.monotonic() - start:.0f} s\n", flush=True)

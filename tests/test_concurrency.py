@@ -2,7 +2,6 @@
 
 import os
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,11 @@ from helpers import random_values, random_weights, run_python
 import sgs
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+# A process started in the background may have inherited that SIGINT is ignored.
+LISTEN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to oneself alone here")
 
 
@@ -109,8 +113,8 @@ def everything():
 def test_a_forked_child_computes_and_does_not_hang() -> None:
     """After the parent has used threads, and from a child's child: on one thread, with the same bits."""
     done = run_python(
-        FORK
-        + textwrap.dedent("""
+        FORK,
+        """
         expected = everything()
         assert not sgs._core.forked()
 
@@ -147,7 +151,7 @@ def test_a_forked_child_computes_and_does_not_hang() -> None:
         assert all(a.tobytes() == b.tobytes() for a, b in zip(everything(), expected))
         assert not sgs._core.forked()
         print(codes)
-        """)
+        """,
     )
     assert done.stdout.strip() == "[0, 0, 0]", "2: not seen as forked, 3: wrong, 4: threads in the child, 5: hung"
 
@@ -156,8 +160,8 @@ def test_a_forked_child_computes_and_does_not_hang() -> None:
 def test_multiprocessing_by_fork() -> None:
     """What PyTorch's data loaders do: a pool of forked workers, after the parent has used threads."""
     done = run_python(
-        FORK
-        + textwrap.dedent("""
+        FORK,
+        """
         import multiprocessing
 
         def job(k):
@@ -168,7 +172,7 @@ def test_multiprocessing_by_fork() -> None:
             with multiprocessing.get_context("fork").Pool(2) as pool:
                 assert pool.map_async(job, range(4)).get(timeout=40) == expected
             print("done")
-        """)
+        """,
     )
     assert done.stdout.strip() == "done"
 
@@ -188,6 +192,7 @@ def test_multiprocessing_by_fork() -> None:
 def test_interrupt_ends_a_long_call_within_a_second(call: str, threads: int) -> None:
     """A single call of many seconds, by the number of channels: SIGINT raises KeyboardInterrupt out of it."""
     done = run_python(
+        LISTEN,
         f"""
         import os, signal, threading, time
         import numpy as np
@@ -211,11 +216,11 @@ def test_interrupt_ends_a_long_call_within_a_second(call: str, threads: int) -> 
             print(*(clocks() - sent[0]))
         # And the library still works.
         assert (sgs.line_filter(np.ones(3), np.ones(2), num_threads={threads}) == 3).all()
-        """
+        """,
     )
     elapsed, processor = (float(v) for v in done.stdout.split())
-    # Where others use the machine, what the process itself took to stop is what the library answers for.
-    assert min(elapsed, processor) < 1.0 and elapsed < 10, (elapsed, processor)
+    # Where others use the machine, what the threads themselves took to stop is what the library answers for.
+    assert min(elapsed, processor / threads) < 1.0 and elapsed < 10, (elapsed, processor)
 
 
 @needs_signals
@@ -224,6 +229,7 @@ def test_interrupt_ends_a_long_call_within_a_second(call: str, threads: int) -> 
 def test_interrupt_leaves_the_rest_undone(name: str, threads: int) -> None:
     """Every operation asks for signals on its way: what it had not reached yet when the signal came stays as it was."""
     run_python(
+        LISTEN,
         f"""
         import os, signal, threading, time
         import numpy as np
@@ -249,7 +255,7 @@ def test_interrupt_leaves_the_rest_undone(name: str, threads: int) -> None:
                 break
         else:
             raise SystemExit("the whole output was written: the signal was not heard before the end")
-        """
+        """,
     )
 
 
@@ -257,6 +263,7 @@ def test_interrupt_leaves_the_rest_undone(name: str, threads: int) -> None:
 def test_interrupt_runs_the_handler_on_the_main_thread_only() -> None:
     """A call in another thread goes on to its right end while the main thread is interrupted."""
     run_python(
+        LISTEN,
         """
         import os, signal, threading
         import numpy as np
@@ -278,5 +285,5 @@ def test_interrupt_runs_the_handler_on_the_main_thread_only() -> None:
             pass
         done.wait()
         assert len(results) == 1 and (results[0] == 1).all()
-        """
+        """,
     )

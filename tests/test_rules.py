@@ -97,15 +97,22 @@ def test_weights_that_round_to_zero_cut(dtype: np.dtype, isa: str) -> None:
     assert _is_bad(y.astype(np.float64)).tolist() == [True, dtype == np.float64]
 
 
+@pytest.mark.parametrize(
+    "place", [(10, 25, 20, 33), (0, 16, 0, 1), (15, 17, 31, 33), (16, 40, 32, 50), (39, 40, 49, 50)]
+)
+@pytest.mark.parametrize("channels", [3, 20])
 @pytest.mark.parametrize("normalization", [None, "line", "cross"])
-@pytest.mark.parametrize("bad", BAD)
-def test_walls_in_the_guide_hold_in_the_filter(bad: float, normalization: str | None, isa: str) -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_walls_in_the_guide_hold_in_the_filter(
+    bad: float, normalization: str | None, channels: int, place: tuple[int, ...], isa: str
+) -> None:
     """An object whose guide is far from its surroundings keeps NaN and Inf to itself, through any number of blocks."""
     rng = np.random.default_rng(0)
+    top, bottom, left, right = place
     guide = rng.uniform(0, 1, (2, 40, 50))
-    inside = (slice(None), slice(10, 25), slice(20, 33))
+    inside = (slice(None), slice(top, bottom), slice(left, right))
     guide[inside] += 1e6
-    x = rng.uniform(1, 2, (3, 40, 50))
+    x = rng.uniform(1, 2, (channels, 40, 50))
     clean = sgs.semi_global_filter(x, guide, normalization=normalization, blocks=2)
     x[inside] = bad
     y = sgs.semi_global_filter(x, guide, normalization=normalization, blocks=2)
@@ -121,15 +128,18 @@ def test_walls_in_the_guide_hold_in_the_filter(bad: float, normalization: str | 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("normalization", [None, "line", "cross"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.name)
-def test_spread_along_own_row_and_column_only(dtype: np.dtype, normalization: str | None, bad: float, isa: str) -> None:
+@pytest.mark.parametrize("channels", [4, 17])
+def test_spread_along_own_row_and_column_only(
+    dtype: np.dtype, normalization: str | None, bad: float, channels: int, isa: str
+) -> None:
     rng = np.random.default_rng(0)
-    x = rng.uniform(1, 2, (2, 4, 70, 45)).astype(dtype)
-    guide = rng.uniform(0, 1, (3, 70, 45))
+    x = rng.uniform(1, 2, (2, channels, 35, 40)).astype(dtype)
+    guide = rng.uniform(0, 1, (3, 35, 40))
     expected = sgs.semi_global_filter(x, guide, normalization=normalization).astype(np.float64)
-    x[1, 2, 33, 40] = bad
+    x[1, 2, 33, 17] = bad
     y = sgs.semi_global_filter(x, guide, normalization=normalization).astype(np.float64)
     cross = np.zeros(x.shape, bool)
-    cross[1, 2, 33, :] = cross[1, 2, :, 40] = True
+    cross[1, 2, 33, :] = cross[1, 2, :, 17] = True
     # The value itself, not just something that is not finite: Inf stays Inf with its sign.
     np.testing.assert_array_equal(y[cross], bad)
     np.testing.assert_array_equal(y[~cross], expected[~cross])

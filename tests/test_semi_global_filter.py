@@ -75,7 +75,8 @@ COMMON = {
     "step": (0.0, 0.1, "per_axis"),
     "scale": (0.5, 20.0, "per_axis"),
     "heads": (1, 2, 4),
-    "guide": (None, "same", "more_channels", "shared_by_batch", "half"),
+    "guide": (None, "four_channels", "more_channels", "shared_by_batch", "half"),
+    "channels": (4, 16, 36),
 }
 
 
@@ -87,7 +88,9 @@ def _arguments(case: dict[str, Any], h: int, w: int) -> tuple[np.ndarray, np.nda
     """x, guide and the keyword arguments of a case."""
     rng = seeded(case)
     place = PLACES[case["place"]]
-    x = random_values(rng, place.concrete(4, h, w), np.dtype(case.get("dtype", "float64")))
+    # Many channels only where the plane is small, for the time it takes.
+    channels = case["channels"] if h * w <= 5000 else 4
+    x = random_values(rng, place.concrete(channels, h, w), np.dtype(case.get("dtype", "float64")))
     single = place.channel_axis is None or x.ndim < 3
     heads = 1 if single else case["heads"]
     normalization, trust = MODES[case["mode"]]
@@ -236,6 +239,21 @@ def test_planes_around_powers_of_two(shape: tuple[int, int], dtype: type, isa: s
         composed = compose(x.astype(np.float64), weights, (-2, -1), normalization)
         y = sgs.semi_global_filter(x, guide, 5.0, normalization=normalization)
         assert_within(y, composed.y, composed.magnitude, sum(shape), dtype, extra=4)
+
+
+@pytest.mark.parametrize("channels", [15, 16, 31, 32, 33, 64, 65])
+def test_channels_around_powers_of_two(channels: int, isa: str) -> None:
+    rng = np.random.default_rng(channels)
+    guide = random_values(rng, (1, 9, 18), np.float32)
+    for dtype in (np.float32, np.float64):
+        x = random_values(rng, (channels, 9, 18), dtype)
+        weights = filter_weights(x, guide, (-2, -1), (5.0, 5.0), channel_axis=0)
+        weights = [w[:1] for w in weights]
+        for normalization in (None, "line", "cross"):
+            composed = compose(x.astype(np.float64), weights, (-2, -1), normalization)
+            for layout in ("c", "channels_last"):
+                y = sgs.semi_global_filter(laid_out(x, layout), guide, 5.0, normalization=normalization)
+                assert_within(y, composed.y, composed.magnitude, 27, dtype, extra=4)
 
 
 def test_scale_belongs_to_its_axis(isa: str) -> None:
