@@ -84,8 +84,15 @@ def _observed() -> bool:
     )
 
 
-def _is_plain(t: Tensor) -> bool:
-    return type(t) is Tensor and t.is_cpu and not t.requires_grad and not t.is_neg()
+def is_direct(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a kernel may be called without the dispatcher: tensors in memory, no derivative wanted, nobody watching."""
+    if torch.compiler.is_compiling():
+        return False
+    for t in tensors:
+        if t is not None and not (type(t) is Tensor and t.is_cpu and not t.requires_grad and not t.is_neg()):
+            return False
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not transformed and not _observed()
 
 
 class _Constant:
@@ -127,15 +134,14 @@ class Operator:
         self.function = _function(self)
 
     def __call__(self, *args: Any) -> Any:
+        if is_direct(args[: self.tensors]):
+            return self.kernel(*args)  # as the dispatcher would, in half the time
         if torch._C._are_functorch_transforms_active():
             # Compiled, the operator alone would give silent zeros under jvp, and a Function with a jvp is refused: leave
             # the graph.
             return _transformed(self, args)
-        if not torch.compiler.is_compiling():
-            if forward_ad._current_level >= 0:
-                return _transformed(self, args)
-            if self.plain(args) and not _observed():
-                return self.kernel(*args)  # as the dispatcher would, in half the time
+        if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+            return _transformed(self, args)
         return self.overload(*args)
 
     def _run(self, *args: Any) -> Any:
@@ -148,10 +154,6 @@ class Operator:
                         "lost: compile the jvp instead, and call the functions of sgs.torch"
                     )
         return self.kernel(*args)
-
-    def plain(self, args: Sequence[Any]) -> bool:
-        """Whether the tensors are in memory and need no derivative."""
-        return all(t is None or _is_plain(t) for t in args[: self.tensors])
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.constants = inputs[self.tensors :]
@@ -1049,9 +1051,12 @@ class _Filter(NamedTuple):
         return cls(x, confidence, [w for w in rest[:MAX_AXES] if w is not None], *rest[MAX_AXES:])
 
 
-def semi_global_filter(x: Tensor, confidence: Tensor | None, weights: Sequence[Tensor], *constants: Any) -> Tensor:
-    """Calls the operator."""
-    return filter_operator(x, confidence, *weights, *(None,) * (MAX_AXES - len(weights)), *constants)  # type: ignore[no-any-return]
+def semi_global_filter(
+    x: Tensor, confidence: Tensor | None, weights: Sequence[Tensor], *constants: Any, direct: bool = False
+) -> Tensor:
+    """Calls the operator; or its kernel, where that is known to do."""
+    call: Any = filter_operator.kernel if direct else filter_operator
+    return call(x, confidence, *weights, *(None,) * (MAX_AXES - len(weights)), *constants)  # type: ignore[no-any-return]
 
 
 def _filter_kernel(*args: Any) -> Tensor:

@@ -401,14 +401,16 @@ def _weights(
     dtype: torch.dtype,
     threads: int,
     confidence: Tensor | None = None,
+    direct: bool = False,
 ) -> list[Tensor]:
     """The weights along each axis, with `heads` on the channel axis, rounded to the type that x is computed in."""
     weights = []
     code = _CODES[_torch_ops.computing_dtype(dtype)]
+    call = _torch_ops.edge_weights.kernel if direct else _torch_ops.edge_weights
     for axis, (scale, step) in zip(plan.axes, lengths, strict=True):
         tensors = guide, scale[0], step[0], confidence
         layout = plan.guide_channel, axis, plan.heads, plan.metric, code, threads
-        w = _torch_ops.edge_weights(*tensors, scale[1], step[1], *layout)
+        w = call(*tensors, scale[1], step[1], *layout)
         weights.append(w.squeeze(0) if plan.channel is None and plan.guide_channel is not None else w)
     return weights
 
@@ -641,20 +643,23 @@ def semi_global_filter(
     fill = fill_value if type(fill_value) is float else _check.number("fill_value", fill_value)
     threads = _threads(num_threads)
     dtype = y.dtype
+    direct = _torch_ops.is_direct([y, guided, trust, *(v for pair in lengths for v, _ in pair)])
 
     c = None if trust is None or plan.confidence is None else trust.reshape(plan.confidence)
     weights: list[Tensor] = []
     if guided is not None:
-        weights = _weights(_placed(guided, plan.guide, plan.channel), plan, lengths, dtype, threads)
+        weights = _weights(_placed(guided, plan.guide, plan.channel), plan, lengths, dtype, threads, None, direct)
     heads_of = _Heads(plan)
     for block in range(1, rounds + 1):
         if guided is None:
-            weights = _weights(y, plan, lengths, dtype, threads, c)
+            weights = _weights(y, plan, lengths, dtype, threads, c, direct)
         split = [heads_of.split(w) for w in weights] if plan.heads > 1 else weights
         trusted = None if c is None else heads_of.split(c)
         constants = plan.normalization, bool(residual), fill, threads
         before = heads_of.split(y)
-        y = heads_of.join(_torch_ops.semi_global_filter(before, trusted, split, heads_of.axes, *constants))
+        y = heads_of.join(
+            _torch_ops.semi_global_filter(before, trusted, split, heads_of.axes, *constants, direct=direct)
+        )
         if c is not None and block < rounds:
             one_channel = y.new_empty(()).expand(_values_shape(y, plan))
             field = _torch_ops.support_like(one_channel, _passing(c), weights, plan.axes)
