@@ -203,11 +203,7 @@ template <class C> void differentiate(const Gradient& g, const AnyView& sums, st
         if (c) pointwise.trust(u, s.c.get(), count);
         if (g.residual) {
             load(s.side.get(), y_bar->at(repeat), first, steps);
-            if (c) {
-                pointwise.mask(s.side.get(), s.c.get(), count);
-                for (std::int64_t i = 0; i < count; ++i)
-                    if (s.r.get()[i] < C(0)) s.side.get()[i] = C(0); // filled
-            }
+            if (c) pointwise.mask(s.side.get(), s.c.get(), count);
             pointwise.add(u, s.side.get(), count);
         }
         store(u, x_bar->at(repeat), first, steps);

@@ -312,19 +312,29 @@ def test_untrusted_values_have_gradient_0(composed: bool) -> None:
         assert (c_bar[c != 0] != 0).any()
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("composed", [False, True])
-def test_filled_positions_pass_no_gradient(composed: bool) -> None:
+def test_filled_positions_pass_no_gradient_but_through_the_residual(composed: bool, residual: bool) -> None:
     x, c = values(1, 1, 1, 3, 4), torch.zeros(3, 4, dtype=F64)
-    c[0] = 1.0
+    c[0], c[2] = 1.0, 1e-310  # too little to count, but not missing
     g = torch.arange(12, dtype=F64).reshape(1, 1, 3, 4) * 4000  # all edges cut
     inputs = leaves(x, c)
-    y = st.semi_global_filter(inputs[0], g, confidence=inputs[1], fill_value=7.0)
-    assert (y[0, 0, 1:] == 7).all()
-    direction = torch.ones_like(y)
-    direction[0, 0, 1:] = NAN
+    y = st.semi_global_filter(inputs[0], g, confidence=inputs[1], fill_value=7.0, residual=residual)
+    same(y, plain.semi_global_filter(x, g, confidence=c, fill_value=7.0, residual=residual))
+    direction = torch.full_like(y, 3.0)
+    direction[0, 0, 1] = NAN
     x_bar, c_bar = torch.autograd.grad(y, inputs, direction, create_graph=composed)
-    assert x_bar.isfinite().all() and c_bar.isfinite().all()
-    assert (x_bar[0, 0, 1:] == 0).all() and (c_bar[1:] == 0).all()
+    expected = torch.zeros_like(x)
+    expected[0, 0, 0] = 6.0 if residual else 3.0
+    expected[0, 0, 2] = 3.0 if residual else 0.0
+    same(x_bar, expected)
+    assert c_bar.isfinite().all()
+    assert (c_bar[1:] == 0).all()
+    position = (2, 1)
+    same(
+        st.attention_map(g, position, confidence=c, residual=residual),
+        plain.attention_map(g, position, confidence=c, residual=residual),
+    )
 
 
 def test_empty_tensors() -> None:

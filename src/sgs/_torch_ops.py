@@ -1139,12 +1139,6 @@ class _Parts:
         supported = s >= torch.finfo(self.dtype).tiny
         return torch.where(supported, v, 0.0) / torch.where(supported, s, 1.0)
 
-    def supported(self, v: Tensor) -> Tensor:
-        """v; 0 where the result is filled."""
-        if self.confidence is None:
-            return v
-        return torch.where(self.supports[0] >= torch.finfo(self.dtype).tiny, v, 0.0)
-
     def axes_of(self, k: int) -> Sequence[int]:
         """Indices of the axes that part k sums over."""
         return range(len(self.axes)) if self.together else (k,)
@@ -1194,7 +1188,7 @@ def _filter_composed(g: Tensor, *args: Any) -> list[Any]:
             confidence_bar = _sum_to(torch.where(p.untrusted, 0.0, by_values + trust_bar), confidence)
         x_bar = p.confidence * p.trusted(x_bar)
     if p.residual:
-        x_bar = x_bar + p.trusted(p.supported(g))
+        x_bar = x_bar + p.trusted(g)
     return [x_bar.to(x.dtype), confidence_bar, *w_bars]
 
 
@@ -1230,7 +1224,7 @@ def _filter_jvp(args: Any, tangents: Any) -> Tensor:
             if s_t is not None:
                 total.append(-p.divide(k, p.divide(k, p.sums(k, p.source)) * s_t))
     if p.residual and xt is not None:
-        total.append(p.supported(xt))
+        total.append(xt)
     return _total(total or [torch.zeros_like(p.x)]).expand(x.shape).to(x.dtype)
 
 

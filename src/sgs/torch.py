@@ -587,7 +587,8 @@ def semi_global_filter(
         "cross". Then y = (c x + sum_a N_a(c x)) / S with the support S = c + sum_a N_a(c). Where c is 0, x is not
         read: NaN there is missing data, and x and c get gradient 0. That c >= 0 is not checked.
     fill_value : float, default 0.0
-        The result where S is less than the smallest normal number of the computing type; no gradient passes there.
+        Stands for y where S is less than the smallest normal number of the computing type; no gradient passes there,
+        but through the residual.
     num_threads : int, optional
         By default `torch.get_num_threads()`. The result is the same, bit for bit, for any number.
 
@@ -827,8 +828,8 @@ def _adjoint(
         else:
             trust, support = trusts[block], trusts[block + 1]
             untrusted, supported = trust == 0, support >= tiny
-            y = torch.where(supported, y, 0.0)  # a filled value depends on no x
-            part = y / torch.where(supported, support, 1.0)
+            # A filled value depends on no x, but for the residual.
+            part = torch.where(supported, y, 0.0) / torch.where(supported, support, 1.0)
             total = torch.where(untrusted, 0.0, _torch_ops.cross_sum(part, weights, plan.axes, threads))
             y = torch.where(untrusted, 0.0, trust) * total + (torch.where(untrusted, 0.0, y) if residual else 0.0)
     return y
