@@ -39,8 +39,9 @@ const InstructionSet instruction_sets[] = {
 const InstructionSet* find(std::string_view name) {
     for (const InstructionSet& set : instruction_sets) {
         const std::string_view full = set.name;
-        const bool short_name = name.size() >= 2 && full.ends_with(name) && full[full.size() - name.size() - 1] == '-';
-        if ((full == name || short_name) && set.runs_here()) return &set;
+        constexpr std::string_view family = "x86-64-";
+        const bool is_short = full.starts_with(family) && full.substr(family.size()) == name;
+        if ((full == name || is_short) && set.runs_here()) return &set;
     }
     return nullptr;
 }

@@ -138,7 +138,7 @@ template <class C> void run(const Operands& o, const Options& options) {
         return;
     }
     // Sums between the axes are kept in y where it can hold them, which costs no memory.
-    const bool scratch = o.axes.size() > 1 && (o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data);
+    const bool scratch = o.axes.size() > 1 && !holds_sums<C>(o);
     const Units units(o.y, o.axes, scratch);
     std::int64_t longest = 0;
     for (const int a : o.axes) longest = std::max(longest, o.x.shape[a]);

@@ -17,6 +17,11 @@ struct Operands {
     std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
 };
 
+/// Whether y can hold sums in the computing type before they are finished: then they cost no memory.
+template <class C> bool holds_sums(const Operands& o) {
+    return o.y.dtype == dtype_of<C>::value && o.y.data != o.x.data;
+}
+
 /// Whether filter_planes serves: two axes, lines that fill vectors.
 bool is_plane_filter(const Operands& o);
 

@@ -33,7 +33,7 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
     const Operands& o = p.o;
     const bool keep_x = p.height * p.width * kLanes <= kKept;
     // Sums wait in y where they are too many for the cache, if y can hold them.
-    const bool keep_sums = keep_x || o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data;
+    const bool keep_sums = keep_x || !holds_sums<C>(o);
     const std::int64_t per_group = (p.group_size + kLanes - 1) / kLanes;
     const std::int64_t tasks = p.planes / p.group_size * per_group;
     std::vector<std::unique_ptr<LanesScratch<C>>> scratch;

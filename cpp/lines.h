@@ -1,7 +1,9 @@
 // From strided arrays to tiles: which lines lie side by side, and where each operand's lines are.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <memory>
 #include <new>
 #include <span>
@@ -102,6 +104,12 @@ template <class C> class Buffer {
 
 /// Rows of a tile plus one (the weights that enter and leave it).
 constexpr std::int64_t kTileSize = std::int64_t{kSteps + 1} * kLanes;
+
+/// A finite positive number in C, however large or small it is.
+template <class C> C representable(double v) {
+    if (v == 0.0) return C(0);
+    return static_cast<C>(std::clamp<double>(v, std::numeric_limits<C>::min(), std::numeric_limits<C>::max()));
+}
 
 /// Calls f with a zero of the computing type of x's dtype.
 template <class F> void with_compute_type(DType t, const F& f) {

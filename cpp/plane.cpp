@@ -11,6 +11,7 @@ namespace {
 constexpr std::int64_t kCachedPlane = 1 << 18; // padded elements: larger planes outgrow a core's own cache
 constexpr std::int64_t kSmallPlane = 1 << 11;  // positions: smaller planes are filtered side by side
 constexpr std::int64_t kFewestLanes = 12;      // planes worth filtering side by side
+constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
 constexpr std::int64_t kPlanesTogether = 16;   // planes that share the weights of a block while these are in cache
 
 // One thread's memory for whole planes. Weights are laid out once for all planes that share them.
@@ -92,7 +93,7 @@ template <class C> struct BlockScratch {
 
 template <class C> void filter_blocks(const PlaneSet<C>& p, const Options& options) {
     // Sums between the way down and the way up wait in y where it can hold them.
-    const bool keep_sums = p.o.y.dtype != dtype_of<C>::value || p.o.y.data == p.o.x.data;
+    const bool keep_sums = !holds_sums<C>(p.o);
     const std::int64_t groups = p.planes / p.group_size;
     const std::int64_t share = (p.group_size * groups + options.num_threads - 1) / options.num_threads;
     const std::int64_t together = keep_sums ? 1 : std::min({p.group_size, kPlanesTogether, share});
@@ -148,10 +149,11 @@ bool is_plane_filter(const Operands& o) { return o.axes.size() == 2; }
 
 template <class C> void filter_planes(const Operands& o, const Options& options) {
     const PlaneSet<C> p(o);
-    const bool channels_together =
-        p.group_size >= kFewestLanes && std::abs(p.plane_stride(o.y)) < std::abs(p.column_stride(o.y));
+    const bool channels_together = std::abs(p.plane_stride(o.y)) < std::abs(p.column_stride(o.y));
     const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
-    if (channels_together || (small && p.group_size >= kFewestLanes))
+    // Side by side, sums that y cannot hold take kLanes planes of scratch.
+    const bool affordable = holds_sums<C>(o) || p.height * p.width * kLanes <= kLargestScratch;
+    if (affordable && p.group_size >= kFewestLanes && (channels_together || small))
         filter_lanes(p, options);
     else if (p.column_stride(o.y) == 1 && p.column_stride(o.x) == 1 && p.blocks * kRows * p.pitch <= kCachedPlane)
         filter_cached(p, options);

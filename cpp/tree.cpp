@@ -69,6 +69,7 @@ void tree_update(const AnyView& a, const AnyView& w, const AnyView& y, int axis,
                 std::copy_n(s.backward, kLanes, s.forward);
                 for (std::int64_t first = 0; first < av.shape[axis]; first += kSteps) {
                     const std::int64_t steps = std::min<std::int64_t>(kSteps, av.shape[axis] - first);
+                    s.check_cancelled();
                     load(s.w.get(), ws, first, steps);
                     load(s.x.get(), as, first, steps);
                     kernels<C>().scan.update_source(s.x.get(), s.w.get(), steps);

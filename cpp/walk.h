@@ -12,6 +12,11 @@ namespace sgs {
 /// Scratch of one thread for walks along lines of up to `steps` elements.
 template <class C> struct WalkScratch {
     explicit WalkScratch(std::int64_t steps) : carries((steps + kSteps - 1) / kSteps * kLanes) {}
+    /// For lines so long that one takes seconds.
+    void check_cancelled() const { cancel->check(worker); }
+
+    CancelFlag* cancel = nullptr;
+    int worker = 0;
     Buffer<C> x{kTileSize}, w{kTileSize}, terms{kTileSize};
     Buffer<C> carries; // F before each chunk
     alignas(64) C forward[kLanes], backward[kLanes];
@@ -29,6 +34,7 @@ template <class C, class LoadX>
 void walk_scan(std::int64_t n, const LoadX& load_x, const Strand& w, const Strand& y, C* carry, WalkScratch<C>& s) {
     for (std::int64_t first = 0; first < n; first += kSteps) {
         const std::int64_t steps = std::min<std::int64_t>(kSteps, n - first);
+        s.check_cancelled();
         load_links(s.w.get(), w, first, steps, n);
         load_x(first, steps);
         kernels<C>().scan.scan(s.x.get(), s.w.get(), steps, carry);
@@ -46,6 +52,7 @@ void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch
     for (std::int64_t k = 0; k < chunks; ++k) {
         std::copy_n(s.forward, kLanes, s.carries.get() + k * kLanes);
         if (k + 1 == chunks) break;
+        s.check_cancelled();
         load_links(s.w.get(), w, k * kSteps, kSteps, n);
         load_x(k * kSteps, kSteps);
         kernels<C>().scan.scan_carry(s.x.get(), s.w.get(), kSteps, s.forward);
@@ -53,6 +60,7 @@ void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch
     for (std::int64_t k = chunks - 1; k >= 0; --k) {
         const std::int64_t first = k * kSteps;
         const std::int64_t steps = std::min<std::int64_t>(kSteps, n - first);
+        s.check_cancelled();
         load_links(s.w.get(), w, first, steps, n);
         load_x(first, steps);
         kernels<C>().scan.line_terms(s.terms.get(), s.x.get(), s.w.get(), steps, s.carries.get() + k * kLanes,
@@ -64,12 +72,18 @@ void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch
 /// One scratch for each worker of a parallel_for over `tasks`.
 template <class C> class Scratches {
   public:
-    Scratches(std::int64_t tasks, std::int64_t steps, const Options& options) {
-        for (int k = workers(tasks, options); k > 0; --k) all_.push_back(std::make_unique<WalkScratch<C>>(steps));
+    Scratches(std::int64_t tasks, std::int64_t steps, const Options& options) : cancel_(options) {
+        const int count = workers(tasks, options);
+        for (int k = 0; k < count; ++k) {
+            all_.push_back(std::make_unique<WalkScratch<C>>(steps));
+            all_.back()->cancel = &cancel_;
+            all_.back()->worker = k;
+        }
     }
     WalkScratch<C>& operator[](int worker) { return *all_[static_cast<std::size_t>(worker)]; }
 
   private:
+    CancelFlag cancel_;
     std::vector<std::unique_ptr<WalkScratch<C>>> all_;
 };
 

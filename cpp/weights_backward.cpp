@@ -70,7 +70,7 @@ void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const Any
                 std::fill_n(by_step, kLanes, C(0));
                 const auto differentiate = [&](std::int64_t row, std::int64_t rows, C* scale_sum, C* step_sum) {
                     backward.distance_gradient[m](d + row * kLanes, s.w.get() + row * kLanes, rows,
-                                                  static_cast<C>(step), static_cast<C>(scale), rounded, scale_sum,
+                                                  representable<C>(step), representable<C>(scale), rounded, scale_sum,
                                                   step_sum);
                 };
                 alignas(64) C unused[2][kLanes]{};
