@@ -8,11 +8,11 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kCachedPlane = 1 << 18; // padded elements: larger planes outgrow a core's own cache
-constexpr std::int64_t kSmallPlane = 1 << 11;  // positions: smaller planes are filtered side by side
-constexpr std::int64_t kFewestLanes = 12;      // planes worth filtering side by side
+constexpr std::int64_t kCachedPlane = 1 << 18;    // padded elements: larger planes outgrow a core's own cache
+constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
+constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
-constexpr std::int64_t kPlanesTogether = 16;   // planes that share the weights of a block while these are in cache
+constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a block while these are in cache
 
 // One thread's memory for whole planes. Weights are laid out once for all planes that share them.
 template <class C> struct CachedScratch {

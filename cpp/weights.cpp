@@ -100,7 +100,8 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
                     load(rows.far, trust, segment, trust.strides[axis]);
                     kernel.ignore_untrusted(rows.d, rows.near, rows.far, count);
                 }
-                kernel.finish(rows.d, count, representable<C>(step), representable<C>(scale), metric == Metric::euclidean);
+                kernel.finish(rows.d, count, representable<C>(step), representable<C>(scale),
+                              metric == Metric::euclidean);
                 kernels<C>().plane.store_rows[static_cast<int>(w.dtype)](rows.d, count, segments.address(w, segment), 0,
                                                                          segments.stride(w), 1, count);
             }
