@@ -271,7 +271,8 @@ template <class C> struct LineArgs {
     bool with_source, scale_first, only_supported, residual;
 };
 
-template <class C> __global__ void __launch_bounds__(kThreads) line_support(const __grid_constant__ LineArgs<C> args) {
+template <class C> __global__ void __launch_bounds__(kThreads, 1)
+    line_support(const __grid_constant__ LineArgs<C> args) {
     SGS_SHARED(memory);
     auto* offsets = reinterpret_cast<std::int64_t*>(memory);
     std::int64_t* first = offsets + kLineOperands * kLanes;

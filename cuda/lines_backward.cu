@@ -35,7 +35,7 @@ template <class C> struct BackwardArgs {
     bool forward, backward, lanes_are_summed, with_source, residual;
 };
 
-template <class C> __global__ void __launch_bounds__(kThreads)
+template <class C> __global__ void __launch_bounds__(kThreads, 1)
     line_backward(const __grid_constant__ BackwardArgs<C> args) {
     SGS_SHARED(memory);
     auto* offsets = reinterpret_cast<std::int64_t*>(memory);

@@ -41,7 +41,7 @@ constexpr int kStrip = 32;      // columns of weights at a time
 constexpr int kStripPitch = 33; // odd, as all pitches: threads walk rows side by side
 constexpr int kBatch = 8;       // weights under way at a time
 
-template <class C> __global__ void __launch_bounds__(512) plane_support(const __grid_constant__ PlaneArgs<C> args) {
+template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const __grid_constant__ PlaneArgs<C> args) {
     SGS_SHARED(memory);
     auto* offsets = reinterpret_cast<std::int64_t*>(memory);
     C* x = reinterpret_cast<C*>(offsets + kPlaneOperands + kPlaneOperands % 2);

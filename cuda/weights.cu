@@ -124,7 +124,6 @@ __global__ void __launch_bounds__(kThreads) sum_parts(const __grid_constant__ Pa
             __syncthreads();
         }
         if (thread == 0 && args.data[which] != nullptr) store(args.data[which], args.dtype[which], 0, sums[0]);
-        __syncthreads();
     }
 }
 

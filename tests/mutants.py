@@ -213,16 +213,16 @@ MUTANTS = [
     ),
     Mutant(
         "sums of half types kept in half between the axes",
-        "cpp/filter.cpp",
-        "(o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data)",
-        "(o.y.data == o.x.data)",
+        "cpp/filter.h",
+        "    return o.y.dtype == dtype_of<C>::value && o.y.data != o.x.data;\n",
+        "    return o.y.data != o.x.data;\n",
         FILTER,
     ),
     Mutant(
         "x overwritten in place before the second axis has read it",
-        "cpp/filter.cpp",
-        "(o.y.dtype != dtype_of<C>::value || o.y.data == o.x.data)",
-        "(o.y.dtype != dtype_of<C>::value)",
+        "cpp/filter.h",
+        "    return o.y.dtype == dtype_of<C>::value && o.y.data != o.x.data;\n",
+        "    return o.y.dtype == dtype_of<C>::value;\n",
         FILTER,
     ),
     Mutant(

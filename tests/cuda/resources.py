@@ -100,7 +100,7 @@ def _compile(architecture: int, source: Path) -> list[Usage]:
     if result.returncode != 0 or "warning" in log:
         raise RuntimeError(f"{source.name} for sm_{architecture}:\n{log}")
     pattern = (
-        r"entry function '_ZN3sgs4cuda\d+\w+_kernels\d+(\w+?)(I[fd]E)?Ev\S*'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
+        r"entry function '_ZN3sgs4cuda\d+\w+_kernels\d+([a-z_]+)(I[fd]E)?E\S*'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
         r".*?Used (\d+) registers([^\n]*)"
     )
     usages = []

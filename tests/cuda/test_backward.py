@@ -115,6 +115,19 @@ def test_edge_weights(device: Device, shape: tuple[int, ...], axis: int, heads: 
     assert (masked[:, c == 0] == 0).all()
 
 
+def test_many_edges(device: Device) -> None:
+    """Derivatives by scale and step that come in parts from many blocks."""
+    rng = np.random.default_rng(0)
+    g, w_bar = values(rng, (1, 96, 101), F32), values(rng, (1, 96, 100), F32)
+    scale_bar, step_bar = fresh(1, F32), fresh(1, F32)
+    device.call("edge_weights_backward", g, w_bar, None, Out(scale_bar), Out(step_bar), 0, 2, 1.5, 0.5, 1, None)
+    if checking():
+        gt, st, tt = leaf(g), leaf(1.5), leaf(0.5)
+        backward(definitions.edge_weights(gt, 2, st, channel_axis=0, metric=METRICS[1], step=tt), w_bar)
+        near(scale_bar, st, F32)
+        near(step_bar, tt, F32)
+
+
 def test_equal_neighbours_and_infinite_distances(device: Device) -> None:
     """The derivative of a distance of 0 is 0, and nothing comes from an edge that an infinite distance cuts."""
     g = np.array([[1, 1, 3, np.inf, 2, 2]], F32)

@@ -186,13 +186,13 @@ def test_cut_edges_stop_nan(device: Device, axis_length: int) -> None:
             np.testing.assert_allclose(y[finite], expected[finite], rtol=1e-3, atol=1e-4)
 
 
-def test_growing_weights(device: Device) -> None:
+@pytest.mark.parametrize("n", (500, 2100))
+def test_growing_weights(device: Device, n: int) -> None:
     """Products of weights that leave the range of the type, up or down, while what they carry does not."""
-    n = 500
     w = np.where(np.arange(n - 1) % 200 < 100, 2.0**2, 2.0**-2).astype(F32)
     x = np.zeros((3, n), F32)
     x[0, 0] = 2.0**-100
-    x[1, 250] = 1.0
+    x[1, 250], x[0, 460] = 1.0, 2.0**20  # behind the cut, for all later chunks
     x[2, 0], w[450] = 2.0**-90, 0.0
     y = fresh(x.shape, F32)
     device.call("scan", x, w, Out(y), 1, False, None)
@@ -362,6 +362,21 @@ def test_axes(device: Device, axes: tuple[int, ...], code: int) -> None:
         expected = (trusted + sum(others)) / (1 + sum(counts))
         close(support, 1 + sum(counts), 1 + sum(counts), sum(shape), F32)
     close(y, expected, np.abs(expected) + 4 * len(axes) * 40, sum(shape), F16)
+
+
+def test_confidence_along_one_axis(device: Device) -> None:
+    """A line without any support gets the fill value, in a filter that has no planes."""
+    rng = np.random.default_rng(0)
+    x, w = values(rng, (3, 4, 37), F32), edges(rng, (1, 4, 36))
+    c = rng.uniform(size=(1, 4, 37)).astype(F32)
+    c[:, 1] = 0
+    c[:, 2, ::2] = 0
+    y, support = fresh(x.shape, F32), fresh(c.shape, F32)
+    device.call("semi_global_filter", x, [w], Out(y), [2], CROSS, False, c, 7.0, Out(support))
+    expected, s = block_of(x, [w], [2], CROSS, c)
+    most, _ = block_of(np.abs(x), [w], [2], CROSS, c)
+    close(support, s, s, 37, F32)
+    close(y, np.where(s == 0, 7.0, expected), most, 74, F32)
 
 
 def test_orders_agree(opened: Device) -> None:

@@ -37,10 +37,8 @@ def test_fault_is_seen() -> None:
         pytest.skip("for the emulated device")
     import faults
 
-    sound = build.folder("fibers")
-    build.build(sound)
     planted = [f for f in faults.barriers() if f.name == "sum_elements: barrier 1 removed"]
-    assert all(faults.caught(f, "fibers", sound) for f in planted) and len(planted) == 1
+    assert all(faults.caught(f, "fibers", build.folder("fibers")) for f in planted) and len(planted) == 1
 
 
 def test_faults_can_be_planted() -> None:
