@@ -415,7 +415,7 @@ class Copy:
 
     def fails(self, tests: str, verbose: bool = False) -> str:
         """The first test that fails, or ""; anything else but a pass ends the whole run."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests.split()]
         try:
             done = subprocess.run(
                 command, cwd=self.tree, env=self.environment, capture_output=True, text=True, timeout=600, check=False
