@@ -40,6 +40,7 @@ WEIGHTS = "tests/test_edge_weights.py"
 RULES = "tests/test_rules.py"
 ATTENTION = "tests/test_attention_map.py"
 CONCURRENCY = "tests/test_concurrency.py"
+TORCH = "tests/test_torch_ops.py"
 
 MUTANTS = [
     Mutant(
@@ -350,6 +351,146 @@ MUTANTS = [
         "|| has_zero(s.up.get(), p.width) ||",
         "||",
         RULES,
+    ),
+    Mutant(
+        "backward: the second term of a weight's derivative dropped",
+        "cpp/kernels/backward.cpp",
+        "w_bar[k + kLanes] += fp[k] * bq[l] + fq[k] * bp[l];",
+        "w_bar[k + kLanes] += fp[k] * bq[l];",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the first term of a weight's derivative dropped",
+        "cpp/kernels/backward.cpp",
+        "w_bar[k + kLanes] += fp[k] * bq[l] + fq[k] * bp[l];",
+        "w_bar[k + kLanes] += fq[k] * bp[l];",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the weight's derivative given to the edge before",
+        "cpp/kernels/backward.cpp",
+        "            w_bar[k + kLanes] += fp[k] * bq[l];\n",
+        "            w_bar[k] += fp[k] * bq[l];\n",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the normaliser's derivative has the wrong sign",
+        "cpp/kernels/backward.cpp",
+        "C(0) : -s[k] * r[k];",
+        "C(0) : s[k] * r[k];",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the normaliser's derivative dropped",
+        "cpp/filter_backward.cpp",
+        "for (std::size_t k = 0; k < support_sums_.size(); ++k) add_support(k);",
+        "for (std::size_t k = 0; k < 0 * support_sums_.size(); ++k) add_support(k);",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the centre left out of what the support divides",
+        "cpp/gradient.cpp",
+        "if (centre) pointwise.add(s.fp.get(), s.p.get(), count);",
+        "if (centre && g.each_centre) pointwise.add(s.fp.get(), s.p.get(), count);",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the confidence's derivative by the support dropped",
+        "cpp/filter_backward.cpp",
+        "if (confidence_sums_) kernels<C>().pointwise.add(confidence_sums_->get(), by_field.get(), by_field.stride());",
+        "",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the confidence's derivative kept where the confidence is 0",
+        "cpp/filter_backward.cpp",
+        "kernels<C>().pointwise.mask(confidence_sums_->get() + chunk * field_->stride(), field_->get(),",
+        "if (chunk < 0) kernels<C>().pointwise.mask(confidence_sums_->get() + chunk * field_->stride(), field_->get(),",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the residual passes a derivative where the confidence is 0",
+        "cpp/gradient.cpp",
+        "if (c) pointwise.mask(s.side.get(), s.c.get(), count);",
+        "",
+        TORCH,
+    ),
+    Mutant(
+        "backward: distance derivatives not divided by the scale",
+        "cpp/kernels/backward.cpp",
+        "const C d_bar = w != C(0) ? -w * w_bar[k] / scale : C(0);",
+        "const C d_bar = w != C(0) ? -w * w_bar[k] : C(0);",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the step left out of the scale's derivative",
+        "cpp/kernels/backward.cpp",
+        "d_bar * ((distance + step_length) / scale)",
+        "d_bar * (distance / scale)",
+        TORCH,
+    ),
+    Mutant(
+        "backward: 0 / 0 at equal neighbours",
+        "cpp/kernels/backward.cpp",
+        "d[k] = distance != C(0) ? d_bar / distance : C(0);",
+        "d[k] = d_bar / distance;",
+        TORCH,
+    ),
+    Mutant(
+        "backward: a cut edge passes NaN to the guide",
+        "cpp/kernels/backward.cpp",
+        "    return carried(factor, difference);",
+        "    return factor * difference;",
+        TORCH,
+    ),
+    Mutant(
+        "backward: F is lost between two chunks of a line",
+        "cpp/gradient.cpp",
+        "std::copy_n(s.carry_q, kLanes, s.forward_q.get() + j * kLanes);",
+        "std::fill_n(s.forward_q.get() + j * kLanes, kLanes, C(0));",
+        TORCH,
+    ),
+    Mutant(
+        "backward: an edge between two chunks counted twice in the scale's derivative",
+        "cpp/weights_backward.cpp",
+        "const std::int64_t again = first - edge;",
+        "const std::int64_t again = 0;",
+        TORCH,
+    ),
+    Mutant(
+        "backward: the last chunk of channels not summed",
+        "cpp/gradient.h",
+        "        v.shape[0] = chunks_;",
+        "        v.shape[0] = chunks_ > 1 ? chunks_ - 1 : 1;",
+        TORCH,
+    ),
+    Mutant(
+        "backward: only half of the lanes that share a weight are summed",
+        "cpp/gradient.cpp",
+        "for (int l = 0; l < kLanes; ++l) total += rows[i * kLanes + l];",
+        "for (int l = 0; l < kLanes / 2; ++l) total += rows[i * kLanes + l];",
+        TORCH,
+    ),
+    Mutant(
+        "backward, composed: the derivative through the support has the wrong sign",
+        "src/sgs/_torch_ops.py",
+        "s_bar = -_sum_to(z * p.divide(k, p.sums(k, p.source)), p.field)",
+        "s_bar = _sum_to(z * p.divide(k, p.sums(k, p.source)), p.field)",
+        TORCH,
+    ),
+    Mutant(
+        "jvp: the tangent of the support dropped",
+        "src/sgs/_torch_ops.py",
+        "            if s_t is not None:\n",
+        "            if s_t is not None and k < 0:\n",
+        "tests/test_torch_transforms.py",
+    ),
+    Mutant(
+        "double backward: the fused derivative used where it cannot be differentiated",
+        "src/sgs/_torch_ops.py",
+        "    return not transformed and not torch.is_grad_enabled()\n",
+        "    return not transformed\n",
+        TORCH,
     ),
 ]
 
