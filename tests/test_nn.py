@@ -18,9 +18,9 @@ torch = pytest.importorskip("torch")
 
 import torch.multiprocessing as mp
 import torch_reference as plain
+from distributed_worker import Net, distributed_worker
 from torch import nn
 from torch.nn.functional import conv2d, cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from sgs.nn import CrissCrossAttention, HierarchicalSemiGlobalBlock, NonLocalBlock, SemiGlobalBlock
@@ -403,19 +403,6 @@ def test_wrong_options_are_refused(module: Any) -> None:
 # ---- whole models
 
 
-class Net(nn.Module):
-    """A small network around a block."""
-
-    def __init__(self, block: Any, classes: int = 3) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.block = block
-        self.head = nn.Conv2d(16, classes, 1)
-
-    def forward(self, x: Any) -> Any:
-        return self.head(self.block(self.stem(x).relu()))
-
-
 @pytest.mark.parametrize("name", ["heads and bias", "hierarchical", "criss-cross", "non-local"])
 def test_export_with_dynamic_sizes(name: str) -> None:
     net = wakened(Net(MODULES[name](16))).eval()
@@ -474,19 +461,6 @@ def test_onnx_with_dynamic_sizes(name: str, tmp_path: Path) -> None:
         x = features(*shape, dtype=torch.float32)
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         torch.testing.assert_close(torch.from_numpy(y), net(x), rtol=1e-4, atol=1e-4)
-
-
-def distributed_worker(rank: int, folder: Path, images: Any, labels: Any) -> None:
-    """One of two processes: half the batch, gradients averaged by DistributedDataParallel, and saved."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    net = DistributedDataParallel(Net(HierarchicalSemiGlobalBlock(16)).double())
-    cross_entropy(net(images[rank::2]), labels[rank::2]).backward()
-    torch.save({name: p.grad for name, p in net.module.named_parameters()}, folder / f"gradients{rank}.pt")
-    (folder / f"done{rank}").touch()
-    # Ended from outside: a gloo group that is freed here joins a thread that may be waiting for Python's lock.
-    time.sleep(600)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed package")
