@@ -115,7 +115,7 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
         }
         if (last_axis && normalization == Normalization::cross) {
             load(side, rs, first, steps);
-            pointwise.normalize(y, side, static_cast<C>(o.filter.fill_value), count);
+            pointwise.normalize(y, side, static_cast<C>(o.filter.fill_value), count, o.confidence.has_value());
         }
         if (last_axis && o.filter.residual) {
             load(s.x.get(), xs, first, steps);

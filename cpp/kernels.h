@@ -45,8 +45,8 @@ template <class C> struct PointwiseKernels {
     void (*mask)(C* x, const C* c, std::int64_t count);
     /// S becomes 1 / S; where only_supported, -1 marks a position whose S is not at least the least support.
     void (*reciprocal)(C* s, std::int64_t count, bool only_supported);
-    /// y becomes y times the reciprocal support, and fill where that is marked.
-    void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count);
+    /// y becomes y times the reciprocal support, and where only_supported fill where that is marked.
+    void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count, bool only_supported);
 };
 
 /// On rows of count elements.

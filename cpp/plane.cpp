@@ -1,5 +1,4 @@
 // The semi-global filter over two axes, both at once: a plane that stays in cache is read once and written once.
-#include <atomic>
 #include <memory>
 
 #include "parallel.h"

@@ -155,7 +155,6 @@ std::span<const char* const> available_isas();
 const char* get_isa();
 bool set_isa(const char* name);
 
-int hardware_threads();
 /// True in a child after fork, where OpenMP would hang: every call then runs on one thread.
 bool forked();
 

@@ -126,7 +126,6 @@ PYBIND11_MODULE(_core, m) {
         const auto names = sgs::available_isas();
         return std::vector<std::string>(names.begin(), names.end());
     });
-    m.def("hardware_threads", &sgs::hardware_threads);
     m.def("forked", &sgs::forked);
     m.def("cuda_available", &sgs::cuda::cuda_available);
     m.def("build_info", &build_info);

@@ -757,8 +757,8 @@ def _apply_adjoint(
             else:
                 trust, support = trusts[block], trusts[block + 1]
                 supported = support >= np.finfo(y.dtype).tiny
-                np.copyto(y, 0, where=~supported)  # a filled value depends on no x
                 kept = np.where(trust > 0, y, 0) if residual else 0
+                np.copyto(y, 0, where=~supported)  # a filled value depends on no x
                 np.divide(y, support, out=y, where=supported)
                 cross_sum(y, weights, y)
                 y *= trust
