@@ -96,6 +96,11 @@ template <class C> struct PlaneKernels {
     void (*down)(const PlaneBlock<C>& block);
     /// Upward scan, normalisation, residual: y.
     void (*up)(const PlaneBlock<C>& block);
+    /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row; B of the first row;
+    /// the product of the weights from the first row to the one after the last.
+    void (*ends)(const PlaneBlock<C>& block, bool start, C* below, C* above, C* through);
+    /// next += through times carry, where there is a way through.
+    void (*pass_on)(C* next, const C* through, const C* carry, std::int64_t count);
 };
 
 /// One row of positions of kLanes planes that share their weights: tiles [width][kLanes], and one number for each

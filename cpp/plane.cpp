@@ -1,28 +1,39 @@
-// The semi-global filter over two axes, both at once: a plane that stays in cache is read once and written once.
-#include <memory>
-
+// The semi-global filter over two axes, both at once, in bands of rows that stay in cache from the way down to the way
+// up: x is read once and y written once. A plane of several bands is read once more before, for what flows into each.
 #include "parallel.h"
 #include "plane_set.h"
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kCachedPlane = 1 << 18;    // padded elements: larger planes outgrow a core's own cache
+constexpr std::int64_t kBand = 1 << 16;           // padded elements of a band
 constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
 constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
-constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a block while these are in cache
+constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
+constexpr std::int64_t kStrip = 1024;             // columns that one task connects
 
-// One thread's memory for whole planes. Weights are laid out once for all planes that share them.
-template <class C> struct CachedScratch {
-    explicit CachedScratch(const PlaneSet<C>& p)
-        : size(p.blocks * kRows * p.pitch), down(size + p.pitch), across(p.blocks * kRows * p.across_pitch),
+// How the planes are cut.
+template <class C> struct Bands {
+    explicit Bands(const PlaneSet<C>& p)
+        : blocks(std::clamp<std::int64_t>(kBand / (kRows * p.pitch), 1, p.blocks)),
+          count((p.blocks + blocks - 1) / blocks) {}
+    std::int64_t blocks, count;
+
+    std::int64_t first(std::int64_t band) const { return band * blocks; }
+    std::int64_t end(const PlaneSet<C>& p, std::int64_t band) const { return std::min(p.blocks, (band + 1) * blocks); }
+};
+
+// One thread's memory for a band. Weights are laid out once for all planes that share them.
+template <class C> struct BandScratch {
+    BandScratch(const PlaneSet<C>& p, const Bands<C>& bands)
+        : size(bands.blocks * kRows * p.pitch), down(size + p.pitch), across(bands.blocks * kRows * p.across_pitch),
           reciprocal(size), reciprocal_across(p.line ? size : 0), trust(p.o.confidence ? size : 0), x(size), sums(size),
-          rows(2 * kRows * p.across_pitch), columns(kRows * p.pitch), terms(kRows * p.pitch), carry(p.pitch),
+          rows(2 * kRows * p.across_pitch), columns(kRows * p.pitch), terms(kRows * p.pitch), carry(2 * p.pitch),
           tail(kRows * kRows) {}
     std::int64_t size;
     Buffer<C> down, across, reciprocal, reciprocal_across, trust, x, sums, rows, columns, terms, carry, tail;
-    std::int64_t group = -1;
+    std::int64_t group = -1, band = -1;
     bool cuts = false;
 
     BlockWeights<C> weights(const PlaneSet<C>& p, std::int64_t block) const {
@@ -32,114 +43,145 @@ template <class C> struct CachedScratch {
     }
 };
 
-template <class C> void filter_cached(const PlaneSet<C>& p, const Options& options) {
-    std::vector<std::unique_ptr<CachedScratch<C>>> scratch;
-    for (int k = workers(p.planes, options); k > 0; --k) scratch.push_back(std::make_unique<CachedScratch<C>>(p));
+// (4) is linear in what flows into a band: what leaves it is what would leave it alone, plus what enters times the
+// product of the weights that this crosses.
+template <class C> class BandEnds {
+  public:
+    BandEnds(const PlaneSet<C>& p, std::int64_t bands, std::int64_t planes)
+        : pitch_(p.pitch), bands_(bands), above_(planes * (bands + 1) * pitch_), below_(planes * (bands + 1) * pitch_),
+          through_(bands * pitch_) {}
 
-    parallel_for(p.planes, options, [&](std::int64_t plane, int worker) {
-        CachedScratch<C>& s = *scratch[static_cast<std::size_t>(worker)];
-        if (s.group != plane / p.group_size) {
-            s.group = plane / p.group_size;
-            s.cuts = false;
-            for (std::int64_t k = 0; k < p.blocks; ++k)
-                s.cuts |= p.load_weights(s.weights(p, k), plane, k, s.rows.get());
+    /// What enters band k from above: the weight of its upper edge times F of the row before.
+    C* above(std::int64_t plane, std::int64_t k) const { return above_.get() + (plane * (bands_ + 1) + k) * pitch_; }
+    /// B of the first row of band k, which enters band k - 1 from below.
+    C* below(std::int64_t plane, std::int64_t k) const { return below_.get() + (plane * (bands_ + 1) + k) * pitch_; }
+    /// Product of the weights from the first row of band k to the first of the next.
+    C* through(std::int64_t k) const { return through_.get() + k * pitch_; }
+
+    /// From what leaves each band alone to what leaves it, for columns [first, first + count) of a plane.
+    void connect(std::int64_t plane, std::int64_t first, std::int64_t count) const {
+        std::fill_n(above(plane, 0) + first, count, C(0));
+        std::fill_n(below(plane, bands_) + first, count, C(0));
+        for (std::int64_t k = 0; k < bands_; ++k)
+            kernels<C>().plane.pass_on(above(plane, k + 1) + first, through(k) + first, above(plane, k) + first, count);
+        for (std::int64_t k = bands_ - 1; k >= 0; --k)
+            kernels<C>().plane.pass_on(below(plane, k) + first, through(k) + first, below(plane, k + 1) + first, count);
+    }
+
+  private:
+    std::int64_t pitch_, bands_;
+    Buffer<C> above_, below_, through_;
+};
+
+// What leaves a band by itself, for `count` planes from `first` + `from` on.
+template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t first,
+                                  std::int64_t from, std::int64_t count, const BandEnds<C>& ends,
+                                  const BandScratch<C>& s) {
+    const BlockWeights<C> w = s.weights(p, 0);
+    PlaneBlock<C> b = p.block(nullptr, nullptr, nullptr);
+    b.down = w.down;
+    b.x = s.x.get();
+    for (std::int64_t k = bands.first(band); k < bands.end(p, band); ++k) {
+        p.load_leaving(w.down, first, k);
+        if (p.o.confidence) p.load(w.trust, *p.o.confidence, first, k);
+        b.rows = p.block_rows(k);
+        for (std::int64_t i = from; i < from + count; ++i) {
+            p.load_trusted(s.x.get(), w.trust, first + i, k);
+            // Planes other than the first cross the same weights: their products go to scratch.
+            kernels<C>().plane.ends(b, k == bands.first(band), ends.above(i, band + 1), ends.below(i, band),
+                                    i == 0 ? ends.through(band) : s.sums.get() + (i - from) * p.pitch);
         }
-        PlaneBlock<C> b = p.block(s.columns.get(), s.terms.get(), s.carry.get());
-        b.cuts = s.cuts;
-        const auto enter = [&](std::int64_t k) {
-            const BlockWeights<C> w = s.weights(p, k);
-            p.set_weights(b, w);
-            b.rows = p.block_rows(k);
-            b.sums = s.sums.get() + k * kRows * p.pitch;
-            b.x = s.x.get() + k * kRows * p.pitch;
-            return w;
-        };
-        std::fill_n(s.carry.get(), p.pitch, C(0));
-        for (std::int64_t k = 0; k < p.blocks; ++k) {
-            const BlockWeights<C> w = enter(k);
-            p.load_trusted(s.x.get() + k * kRows * p.pitch, w.trust, plane, k);
-            kernels<C>().plane.down(b);
-        }
-        std::fill_n(s.carry.get(), p.pitch, C(0));
-        for (std::int64_t k = p.blocks - 1; k >= 0; --k) {
-            const BlockWeights<C> w = enter(k);
-            if (p.o.filter.residual) {
-                b.residual = b.x;
-                if (p.o.confidence) { // x times confidence is not what the residual adds
-                    p.load_residual(s.terms.get(), w.trust, plane, k);
-                    b.residual = s.terms.get();
-                }
+    }
+}
+
+// Both passes over one band of one plane; above and below enter it and are used up.
+template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t plane,
+                                    C* above, C* below, const BandScratch<C>& s) {
+    PlaneBlock<C> b = p.block(s.columns.get(), s.terms.get(), above);
+    b.cuts = s.cuts;
+    const std::int64_t first = bands.first(band);
+    const auto enter = [&](std::int64_t k) {
+        const BlockWeights<C> w = s.weights(p, k - first);
+        p.set_weights(b, w);
+        b.rows = p.block_rows(k);
+        b.sums = s.sums.get() + (k - first) * kRows * p.pitch;
+        C* x = s.x.get() + (k - first) * kRows * p.pitch;
+        b.x = x;
+        return std::pair(w, x);
+    };
+    for (std::int64_t k = first; k < bands.end(p, band); ++k) {
+        const auto [w, x] = enter(k);
+        p.load_trusted(x, w.trust, plane, k);
+        kernels<C>().plane.down(b);
+    }
+    b.carry = below;
+    for (std::int64_t k = bands.end(p, band) - 1; k >= first; --k) {
+        const auto [w, x] = enter(k);
+        if (p.o.filter.residual) {
+            b.residual = x;
+            if (p.o.confidence) { // x times confidence is not what the residual adds
+                p.load_residual(s.terms.get(), w.trust, plane, k);
+                b.residual = s.terms.get();
             }
-            p.finish(b, s.rows.get(), s.tail.get(), plane, k);
         }
+        p.finish(b, s.rows.get(), s.tail.get(), plane, k);
+    }
+}
+
+template <class C>
+void load_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t group, std::int64_t band, BandScratch<C>& s) {
+    if (s.group == group && s.band == band) return;
+    s.group = group;
+    s.band = band;
+    s.cuts = false;
+    const std::int64_t first = bands.first(band);
+    for (std::int64_t k = first; k < bands.end(p, band); ++k)
+        s.cuts |= p.load_weights(s.weights(p, k - first), group * p.group_size, k, s.rows.get());
+    if (band > 0) std::fill_n(s.down.get(), p.pitch, C(1)); // what enters has crossed the edge
+}
+
+// Planes of one band each.
+template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
+    const PerWorker<BandScratch<C>> scratch(p.planes, options, p, bands);
+    parallel_for(p.planes, options, [&](std::int64_t plane, int worker) {
+        BandScratch<C>& s = scratch[worker];
+        load_band(p, bands, plane / p.group_size, 0, s);
+        std::fill_n(s.carry.get(), 2 * p.pitch, C(0));
+        filter_band(p, bands, 0, plane, s.carry.get(), s.carry.get() + p.pitch, s);
     });
 }
 
-// One thread's memory for a block of a few planes in turn.
-template <class C> struct BlockScratch {
-    BlockScratch(const PlaneSet<C>& p, std::int64_t together, bool keep_sums)
-        : down((kRows + 1) * p.pitch), across(kRows * p.across_pitch), reciprocal(kRows * p.pitch),
-          reciprocal_across(kRows * p.pitch), trust(kRows * p.pitch), x(kRows * p.pitch), sums(kRows * p.pitch),
-          rows(2 * kRows * p.across_pitch), columns(kRows * p.pitch), terms(kRows * p.pitch), residual(kRows * p.pitch),
-          carry(together * p.pitch), tail(kRows * kRows), kept(keep_sums ? p.blocks * kRows * p.pitch : 0) {}
-    Buffer<C> down, across, reciprocal, reciprocal_across, trust, x, sums, rows, columns, terms, residual, carry, tail;
-    Buffer<C> kept; // a plane of sums, where y cannot hold them
-
-    BlockWeights<C> weights() const {
-        return {down.get(), across.get(), reciprocal.get(), reciprocal_across.get(), trust.get()};
-    }
-};
-
-template <class C> void filter_blocks(const PlaneSet<C>& p, const Options& options) {
-    // Sums between the way down and the way up wait in y where it can hold them.
-    const bool keep_sums = !holds_sums<C>(p.o);
-    const std::int64_t groups = p.planes / p.group_size;
-    const std::int64_t share = (p.group_size * groups + options.num_threads - 1) / options.num_threads;
-    const std::int64_t together = keep_sums ? 1 : std::min({p.group_size, kPlanesTogether, share});
-    const std::int64_t per_group = (p.group_size + together - 1) / together;
-    const std::int64_t tasks = groups * per_group;
-    std::vector<std::unique_ptr<BlockScratch<C>>> scratch;
-    for (int k = workers(tasks, options); k > 0; --k)
-        scratch.push_back(std::make_unique<BlockScratch<C>>(p, together, keep_sums));
-    CancelFlag cancel(options);
-
-    parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        BlockScratch<C>& s = *scratch[static_cast<std::size_t>(worker)];
-        const std::int64_t in_group = task % per_group * together;
-        const std::int64_t first = task / per_group * p.group_size + in_group;
-        const std::int64_t count = std::min(together, p.group_size - in_group);
-        const BlockWeights<C> w = s.weights();
-        PlaneBlock<C> b = p.block(s.columns.get(), s.terms.get(), s.carry.get());
-        p.set_weights(b, w);
-        b.x = s.x.get();
-        const auto each_plane = [&](std::int64_t k, const auto& run) {
-            cancel.check(worker);
-            b.cuts = p.load_weights(w, first, k, s.rows.get());
-            b.rows = p.block_rows(k);
-            for (std::int64_t i = 0; i < count; ++i) {
-                b.carry = s.carry.get() + i * p.pitch;
-                b.sums = keep_sums ? s.kept.get() + k * kRows * p.pitch : s.sums.get();
-                p.load_trusted(s.x.get(), w.trust, first + i, k);
-                run(first + i);
-            }
+// A few planes of a group at a time, all bands of these side by side.
+template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
+    const std::int64_t together = std::min(p.group_size, kPlanesTogether);
+    const std::int64_t parts = std::clamp<std::int64_t>(8 * options.num_threads / bands.count, 1, together);
+    const std::int64_t per_part = (together + parts - 1) / parts;
+    const std::int64_t strips = (p.pitch + kStrip - 1) / kStrip;
+    const BandEnds<C> ends(p, bands.count, together);
+    const PerWorker<BandScratch<C>> scratch(bands.count * parts, options, p, bands);
+    for (std::int64_t first = 0; first < p.planes;) {
+        const std::int64_t count = std::min(together, p.group_size - first % p.group_size);
+        const auto each_part = [&](const auto& run) {
+            parallel_for(bands.count * parts, options, [&](std::int64_t task, int worker) {
+                const std::int64_t from = task % parts * per_part;
+                run(task / parts, from, std::min(per_part, count - from), scratch[worker]);
+            });
         };
-        std::fill_n(s.carry.get(), count * p.pitch, C(0));
-        for (std::int64_t k = 0; k < p.blocks; ++k)
-            each_plane(k, [&](std::int64_t plane) {
-                kernels<C>().plane.down(b);
-                if (!keep_sums) p.store(b.sums, p.o.y, plane, k);
-            });
-        std::fill_n(s.carry.get(), count * p.pitch, C(0));
-        for (std::int64_t k = p.blocks - 1; k >= 0; --k)
-            each_plane(k, [&](std::int64_t plane) {
-                if (!keep_sums) p.load(s.sums.get(), p.o.y, plane, k);
-                if (p.o.filter.residual) {
-                    p.load_residual(s.residual.get(), w.trust, plane, k);
-                    b.residual = s.residual.get();
-                }
-                p.finish(b, s.rows.get(), s.tail.get(), plane, k);
-            });
-    });
+        each_part([&](std::int64_t band, std::int64_t from, std::int64_t planes, BandScratch<C>& s) {
+            s.band = -1;
+            if (planes > 0) find_ends(p, bands, band, first, from, planes, ends, s);
+        });
+        parallel_for(count * strips, options, [&](std::int64_t task, int) {
+            const std::int64_t column = task % strips * kStrip;
+            ends.connect(task / strips, column, std::min(kStrip, p.pitch - column));
+        });
+        each_part([&](std::int64_t band, std::int64_t from, std::int64_t planes, BandScratch<C>& s) {
+            load_band(p, bands, first / p.group_size, band, s);
+            for (std::int64_t i = from; i < from + planes; ++i)
+                filter_band(p, bands, band, first + i, ends.above(i, band), ends.below(i, band + 1), s);
+        });
+        first += count;
+    }
 }
 
 } // namespace
@@ -152,12 +194,13 @@ template <class C> void filter_planes(const Operands& o, const Options& options)
     const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
     // Side by side, sums that y cannot hold take kLanes planes of scratch.
     const bool affordable = holds_sums<C>(o) || p.height * p.width * kLanes <= kLargestScratch;
+    const Bands<C> bands(p);
     if (affordable && p.group_size >= kFewestLanes && (channels_together || small))
         filter_lanes(p, options);
-    else if (p.column_stride(o.y) == 1 && p.column_stride(o.x) == 1 && p.blocks * kRows * p.pitch <= kCachedPlane)
-        filter_cached(p, options);
+    else if (bands.count == 1)
+        filter_whole(p, bands, options);
     else
-        filter_blocks(p, options);
+        filter_bands(p, bands, options);
 }
 
 template void filter_planes<float>(const Operands&, const Options&);

@@ -23,6 +23,12 @@ template <class C> struct BlockWeights {
     C *down, *across, *reciprocal, *reciprocal_across, *trust;
 };
 
+template <class C> bool has_zero(const C* rows, std::int64_t pitch, std::int64_t columns, std::int64_t count) {
+    for (std::int64_t r = 0; r < count; ++r)
+        if (std::find(rows + r * pitch, rows + r * pitch + columns, C(0)) != rows + r * pitch + columns) return true;
+    return false;
+}
+
 template <class C> class PlaneSet {
   public:
     explicit PlaneSet(const Operands& operands)
@@ -110,6 +116,10 @@ template <class C> class PlaneSet {
         if (o.confidence) kernels<C>().pointwise.mask(rows, trust, kRows * pitch);
     }
 
+    /// Weights of the edges that leave each row of a block downward, from row 1 on.
+    void load_leaving(C* down, std::int64_t plane, std::int64_t block) const {
+        load_rows(down + pitch, pitch, o.weights[down_], plane, block * kRows, kRows);
+    }
     /// Weights, reciprocal supports and confidence of a block; true if some weight is 0. scratch holds 2 kRows rows of
     /// across_pitch.
     bool load_weights(const BlockWeights<C>& to, std::int64_t plane, std::int64_t block, C* scratch) const {
@@ -119,7 +129,7 @@ template <class C> class PlaneSet {
             std::fill_n(to.down, pitch, C(0)); // nothing enters the first row
         else
             load_rows(to.down, pitch, down, plane, first - 1, 1);
-        load_rows(to.down + pitch, pitch, down, plane, first, kRows);
+        load_leaving(to.down, plane, block);
         bool cuts = has_zero(to.down + (first == 0 ? pitch : 0), pitch, width,
                              std::min<std::int64_t>(kRows, height - 1 - first) + (first == 0 ? 0 : 1));
 
@@ -191,13 +201,6 @@ template <class C> class PlaneSet {
             rows, row_pitch, row(v, plane, first), row_stride(v), column_stride(v),
             std::clamp<std::int64_t>(v.shape[rows_] - first, 0, count), v.shape[columns_], count);
     }
-    static bool has_zero(const C* rows, std::int64_t row_pitch, std::int64_t columns, std::int64_t count) {
-        for (std::int64_t r = 0; r < count; ++r)
-            if (std::find(rows + r * row_pitch, rows + r * row_pitch + columns, C(0)) != rows + r * row_pitch + columns)
-                return true;
-        return false;
-    }
-
     std::vector<int> outer_;
 };
 

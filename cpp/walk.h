@@ -72,19 +72,18 @@ void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch
 /// One scratch for each worker of a parallel_for over `tasks`.
 template <class C> class Scratches {
   public:
-    Scratches(std::int64_t tasks, std::int64_t steps, const Options& options) : cancel_(options) {
-        const int count = workers(tasks, options);
-        for (int k = 0; k < count; ++k) {
-            all_.push_back(std::make_unique<WalkScratch<C>>(steps));
-            all_.back()->cancel = &cancel_;
-            all_.back()->worker = k;
+    Scratches(std::int64_t tasks, std::int64_t steps, const Options& options)
+        : cancel_(options), all_(tasks, options, steps) {
+        for (int k = 0; k < all_.count(); ++k) {
+            all_[k].cancel = &cancel_;
+            all_[k].worker = k;
         }
     }
-    WalkScratch<C>& operator[](int worker) { return *all_[static_cast<std::size_t>(worker)]; }
+    WalkScratch<C>& operator[](int worker) const { return all_[worker]; }
 
   private:
     CancelFlag cancel_;
-    std::vector<std::unique_ptr<WalkScratch<C>>> all_;
+    PerWorker<WalkScratch<C>> all_;
 };
 
 } // namespace sgs

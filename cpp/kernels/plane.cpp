@@ -1,6 +1,8 @@
 // Both axes of a plane whose rows are contiguous, a block of kRows rows at a time while it is in L1: the horizontal
 // line filter runs down the transposed block, forward and backward sweeps in one loop so that their chains overlap, and
 // the downward scan follows as the block is transposed back; the upward scan comes last and finishes (7).
+#include <limits>
+
 #include "../kernels.h"
 #include "../step.h"
 #include "storage.h"
@@ -123,6 +125,33 @@ template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
     }
 }
 
+// The product stops above 0 where no weight is 0: nothing passes a cut, but NaN and infinities pass everything else.
+template <class C>
+void ends(const PlaneBlock<C>& p, bool start, C* __restrict below, C* __restrict above, C* __restrict through) {
+    constexpr C smallest = std::numeric_limits<C>::denorm_min();
+    const Vec<C> least = Vec<C>{} + smallest;
+    for (std::int64_t j = 0; j < p.width; j += kWidth<C>) {
+        Vec<C> f = start ? Vec<C>{} : load_vector(below + j), b = start ? Vec<C>{} : load_vector(above + j);
+        Vec<C> q = start ? Vec<C>{} + C(1) : load_vector(through + j);
+        for (std::int64_t row = 0; row < p.rows; ++row) {
+            const Vec<C> x = load_vector(p.x + row * p.pitch + j), w = load_vector(p.down + (row + 1) * p.pitch + j);
+            f = carry_over<true>(w, x + f);
+            b += carry_over<true>(q, x);
+            q *= w;
+            q = q < least ? least : q;
+            q = w != Vec<C>{} ? q : Vec<C>{};
+        }
+        store_vector(below + j, f);
+        store_vector(above + j, b);
+        store_vector(through + j, q);
+    }
+}
+
+template <class C>
+void pass_on(C* __restrict next, const C* __restrict through, const C* __restrict carry, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) next[j] = step(next[j], through[j], carry[j]);
+}
+
 template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitch, const void* source,
                                            std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
                                            std::int64_t width, std::int64_t total) {
@@ -177,12 +206,16 @@ extern const PlaneKernels<float> plane_float{
     {store_rows<float, Half>, store_rows<float, BFloat16>, store_rows<float, float>, store_rows<float, double>},
     transpose_block<float>,
     down_block<float>,
-    up_block<float>};
+    up_block<float>,
+    ends<float>,
+    pass_on<float>};
 extern const PlaneKernels<double> plane_double{
     {load_rows<double, Half>, load_rows<double, BFloat16>, load_rows<double, float>, load_rows<double, double>},
     {nullptr, nullptr, store_rows<double, float>, store_rows<double, double>},
     transpose_block<double>,
     down_block<double>,
-    up_block<double>};
+    up_block<double>,
+    ends<double>,
+    pass_on<double>};
 
 } // namespace sgs::SGS_ISA
