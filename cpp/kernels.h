@@ -99,6 +99,7 @@ template <class C> struct PlaneKernels {
     /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row; B of the first row;
     /// the product of the weights from the first row to the one after the last.
     void (*ends)(const PlaneBlock<C>& block, bool start, C* below, C* above, C* through);
+    bool (*has_zero)(const C* row, std::int64_t count);
     /// next += through times carry, where there is a way through.
     void (*pass_on)(C* next, const C* through, const C* carry, std::int64_t count);
 };

@@ -2,16 +2,19 @@
 // up: x is read once and y written once. A plane of several bands is read once more before, for what flows into each.
 #include "parallel.h"
 #include "plane_set.h"
+#include "plane_weights.h"
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kBand = 1 << 16;           // padded elements of a band
+const std::int64_t kBand = std::getenv("KB") ? 1 << std::atoi(std::getenv("KB")) : 1 << 16; // padded elements of a band
 constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
 constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
 constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
 constexpr std::int64_t kStrip = 1024;             // columns that one task connects
+constexpr std::int64_t kFewPlanes = 4;            // that share weights, for which these are made band by band
+constexpr std::int64_t kFewChannels = 16;         // of such a guide
 
 // How the planes are cut.
 template <class C> struct Bands {
@@ -24,22 +27,42 @@ template <class C> struct Bands {
     std::int64_t end(const PlaneSet<C>& p, std::int64_t band) const { return std::min(p.blocks, (band + 1) * blocks); }
 };
 
-// One thread's memory for a band. Weights are laid out once for all planes that share them.
+// One thread's memory for a band, in one piece, since for tiny planes it is allocations that cost. Weights, and
+// supports that are not given, are laid out once for all planes that share them.
 template <class C> struct BandScratch {
-    BandScratch(const PlaneSet<C>& p, const Bands<C>& bands)
-        : size(bands.blocks * kRows * p.pitch), down(size + p.pitch), across(bands.blocks * kRows * p.across_pitch),
-          reciprocal(size), reciprocal_across(p.line ? size : 0), trust(p.o.confidence ? size : 0), x(size), sums(size),
-          rows(2 * kRows * p.across_pitch), columns(kRows * p.pitch), terms(kRows * p.pitch), carry(2 * p.pitch),
-          tail(kRows * kRows) {}
-    std::int64_t size;
-    Buffer<C> down, across, reciprocal, reciprocal_across, trust, x, sums, rows, columns, terms, carry, tail;
-    std::int64_t group = -1, band = -1;
+    BandScratch(const PlaneSet<C>& p, const Bands<C>& bands) {
+        const std::int64_t block = kRows * p.pitch, size = bands.blocks * block;
+        const std::pair<C**, std::int64_t> parts[] = {
+            {&down, size + p.pitch},
+            {&across, bands.blocks * kRows * p.across_pitch},
+            {&reciprocal, p.o.filter.normalization == Normalization::none ? 0 : size},
+            {&reciprocal_across, p.line ? size : 0},
+            {&trust, p.o.confidence ? size : 0},
+            {&x, size},
+            {&sums, size},
+            {&rows, weights_scratch(p)},
+            {&columns, block},
+            {&terms, block},
+            {&carry, 2 * p.pitch},
+            {&tail, kRows * kRows}};
+        std::int64_t total = 0;
+        for (const auto& part : parts) total += part.second; // whole vectors each, so that all are aligned
+        memory = Buffer<C>(total);
+        C* at = memory.get();
+        for (const auto& [part, count] : parts) {
+            *part = at;
+            at += count;
+        }
+    }
+    Buffer<C> memory;
+    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *carry, *tail;
+    std::int64_t group = -1, band = -1; // whose weights these are
     bool cuts = false;
 
     BlockWeights<C> weights(const PlaneSet<C>& p, std::int64_t block) const {
         const std::int64_t at = block * kRows * p.pitch;
-        return {down.get() + at, across.get() + block * kRows * p.across_pitch, reciprocal.get() + at,
-                p.line ? reciprocal_across.get() + at : nullptr, p.o.confidence ? trust.get() + at : nullptr};
+        return {down + at, across + block * kRows * p.across_pitch, reciprocal + at,
+                p.line ? reciprocal_across + at : nullptr, p.o.confidence ? trust + at : nullptr};
     }
 };
 
@@ -47,14 +70,15 @@ template <class C> struct BandScratch {
 // product of the weights that this crosses.
 template <class C> class BandEnds {
   public:
-    BandEnds(const PlaneSet<C>& p, std::int64_t bands, std::int64_t planes)
-        : pitch_(p.pitch), bands_(bands), above_(planes * (bands + 1) * pitch_), below_(planes * (bands + 1) * pitch_),
-          through_(bands * pitch_) {}
+    /// For planes [start, end).
+    BandEnds(const PlaneSet<C>& p, std::int64_t bands, std::int64_t start, std::int64_t end)
+        : pitch_(p.pitch), bands_(bands), start_(start), above_((end - start) * (bands + 1) * pitch_),
+          below_((end - start) * (bands + 1) * pitch_), through_(bands * pitch_) {}
 
     /// What enters band k from above: the weight of its upper edge times F of the row before.
-    C* above(std::int64_t plane, std::int64_t k) const { return above_.get() + (plane * (bands_ + 1) + k) * pitch_; }
+    C* above(std::int64_t plane, std::int64_t k) const { return above_.get() + at(plane, k); }
     /// B of the first row of band k, which enters band k - 1 from below.
-    C* below(std::int64_t plane, std::int64_t k) const { return below_.get() + (plane * (bands_ + 1) + k) * pitch_; }
+    C* below(std::int64_t plane, std::int64_t k) const { return below_.get() + at(plane, k); }
     /// Product of the weights from the first row of band k to the first of the next.
     C* through(std::int64_t k) const { return through_.get() + k * pitch_; }
 
@@ -69,43 +93,47 @@ template <class C> class BandEnds {
     }
 
   private:
-    std::int64_t pitch_, bands_;
+    std::int64_t at(std::int64_t plane, std::int64_t k) const { return ((plane - start_) * (bands_ + 1) + k) * pitch_; }
+    std::int64_t pitch_, bands_, start_;
     Buffer<C> above_, below_, through_;
 };
 
-// What leaves a band by itself, for `count` planes from `first` + `from` on.
+// What leaves a band by itself, for planes first + i, i in [from, end); -1 is the field that supports are found from.
 template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t first,
-                                  std::int64_t from, std::int64_t count, const BandEnds<C>& ends,
+                                  std::int64_t from, std::int64_t end, const BandEnds<C>& ends,
                                   const BandScratch<C>& s) {
     const BlockWeights<C> w = s.weights(p, 0);
-    PlaneBlock<C> b = p.block(nullptr, nullptr, nullptr);
+    PlaneBlock<C> b = p.block();
     b.down = w.down;
-    b.x = s.x.get();
+    b.x = s.x;
     for (std::int64_t k = bands.first(band); k < bands.end(p, band); ++k) {
-        p.load_leaving(w.down, first, k);
-        if (p.o.confidence) p.load(w.trust, *p.o.confidence, first, k);
+        load_leaving(p, w, first, k, s.rows);
         b.rows = p.block_rows(k);
-        for (std::int64_t i = from; i < from + count; ++i) {
-            p.load_trusted(s.x.get(), w.trust, first + i, k);
-            // Planes other than the first cross the same weights: their products go to scratch.
+        for (std::int64_t i = from; i < end; ++i) {
+            p.load_trusted(s.x, w.trust, i < 0 ? kOnes : first + i, k);
+            // All planes cross the same weights: products of any but the first go to scratch.
             kernels<C>().plane.ends(b, k == bands.first(band), ends.above(i, band + 1), ends.below(i, band),
-                                    i == 0 ? ends.through(band) : s.sums.get() + (i - from) * p.pitch);
+                                    i <= 0 && i == from ? ends.through(band) : s.sums + (i - from) * p.pitch);
         }
     }
 }
 
-// Both passes over one band of one plane; above and below enter it and are used up.
+// Both passes over one band of one plane; above and below enter it and are used up. kOnes leaves its sums, the
+// supports, in s.reciprocal.
 template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t plane,
                                     C* above, C* below, const BandScratch<C>& s) {
-    PlaneBlock<C> b = p.block(s.columns.get(), s.terms.get(), above);
+    PlaneBlock<C> b = p.block();
+    b.columns = s.columns;
+    b.terms = s.terms;
+    b.carry = above;
     b.cuts = s.cuts;
     const std::int64_t first = bands.first(band);
     const auto enter = [&](std::int64_t k) {
         const BlockWeights<C> w = s.weights(p, k - first);
-        p.set_weights(b, w);
+        p.set_weights(b, w, plane);
         b.rows = p.block_rows(k);
-        b.sums = s.sums.get() + (k - first) * kRows * p.pitch;
-        C* x = s.x.get() + (k - first) * kRows * p.pitch;
+        b.sums = s.sums + (k - first) * kRows * p.pitch;
+        C* x = s.x + (k - first) * kRows * p.pitch;
         b.x = x;
         return std::pair(w, x);
     };
@@ -117,85 +145,118 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
     b.carry = below;
     for (std::int64_t k = bands.end(p, band) - 1; k >= first; --k) {
         const auto [w, x] = enter(k);
+        if (plane == kOnes) {
+            b.y = w.reciprocal;
+            b.y_stride = b.y_whole = p.pitch;
+            kernels<C>().plane.up(b);
+            continue;
+        }
         if (p.o.filter.residual) {
             b.residual = x;
             if (p.o.confidence) { // x times confidence is not what the residual adds
-                p.load_residual(s.terms.get(), w.trust, plane, k);
-                b.residual = s.terms.get();
+                p.load_residual(s.terms, w.trust, plane, k);
+                b.residual = s.terms;
             }
         }
-        p.finish(b, s.rows.get(), s.tail.get(), plane, k);
+        p.finish(b, s.rows, s.tail, plane, k);
     }
 }
 
-template <class C>
-void load_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t group, std::int64_t band, BandScratch<C>& s) {
+// Weights, supports and confidence of a band, where they are not there yet.
+template <class C> void load_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t group, std::int64_t band,
+                                  C* above, C* below, BandScratch<C>& s) {
     if (s.group == group && s.band == band) return;
     s.group = group;
     s.band = band;
     s.cuts = false;
-    const std::int64_t first = bands.first(band);
-    for (std::int64_t k = first; k < bands.end(p, band); ++k)
-        s.cuts |= p.load_weights(s.weights(p, k - first), group * p.group_size, k, s.rows.get());
-    if (band > 0) std::fill_n(s.down.get(), p.pitch, C(1)); // what enters has crossed the edge
+    const std::int64_t first = bands.first(band), end = bands.end(p, band);
+    for (std::int64_t k = first; k < end; ++k)
+        s.cuts |= load_weights(p, s.weights(p, k - first), group * p.group_size, k, s.rows);
+    if (band > 0) std::fill_n(s.down, p.pitch, C(1)); // what enters has crossed the edge
+    if (!p.finds_support()) return;
+    filter_band(p, bands, band, kOnes, above, below, s);
+    kernels<C>().pointwise.reciprocal(s.reciprocal, (end - first) * kRows * p.pitch, p.o.confidence.has_value());
 }
 
 // Planes of one band each.
 template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
     const PerWorker<BandScratch<C>> scratch(p.planes, options, p, bands);
-    parallel_for(p.planes, options, [&](std::int64_t plane, int worker) {
+    // A few planes of a group stay with one thread, which then makes their weights alone.
+    const std::int64_t together = std::clamp<std::int64_t>(p.planes / (8 * options.num_threads), 1, p.group_size);
+    const std::int64_t parts = (p.group_size + together - 1) / together;
+    parallel_for(p.planes / p.group_size * parts, options, [&](std::int64_t task, int worker) {
         BandScratch<C>& s = scratch[worker];
-        load_band(p, bands, plane / p.group_size, 0, s);
-        std::fill_n(s.carry.get(), 2 * p.pitch, C(0));
-        filter_band(p, bands, 0, plane, s.carry.get(), s.carry.get() + p.pitch, s);
+        C* const above = s.carry;
+        C* const below = s.carry + p.pitch;
+        const auto nothing_enters = [&] { std::fill_n(s.carry, 2 * p.pitch, C(0)); };
+        const std::int64_t group = task / parts, from = task % parts * together;
+        nothing_enters();
+        load_band(p, bands, group, 0, above, below, s);
+        for (std::int64_t i = from; i < std::min(p.group_size, from + together); ++i) {
+            nothing_enters();
+            filter_band(p, bands, 0, group * p.group_size + i, above, below, s);
+        }
     });
 }
 
 // A few planes of a group at a time, all bands of these side by side.
 template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
     const std::int64_t together = std::min(p.group_size, kPlanesTogether);
-    const std::int64_t parts = std::clamp<std::int64_t>(8 * options.num_threads / bands.count, 1, together);
+    const std::int64_t wanted = p.o.guide ? 1 : 8 * options.num_threads / bands.count;
+    const std::int64_t parts = std::clamp<std::int64_t>(wanted, 1, together);
     const std::int64_t per_part = (together + parts - 1) / parts;
     const std::int64_t strips = (p.pitch + kStrip - 1) / kStrip;
-    const BandEnds<C> ends(p, bands.count, together);
+    const std::int64_t start = p.finds_support() ? -1 : 0; // kOnes goes before the planes
+    const BandEnds<C> ends(p, bands.count, start, together);
     const PerWorker<BandScratch<C>> scratch(bands.count * parts, options, p, bands);
     for (std::int64_t first = 0; first < p.planes;) {
         const std::int64_t count = std::min(together, p.group_size - first % p.group_size);
         const auto each_part = [&](const auto& run) {
             parallel_for(bands.count * parts, options, [&](std::int64_t task, int worker) {
                 const std::int64_t from = task % parts * per_part;
-                run(task / parts, from, std::min(per_part, count - from), scratch[worker]);
+                if (from < count) run(task / parts, from, std::min(from + per_part, count), scratch[worker]);
             });
         };
-        each_part([&](std::int64_t band, std::int64_t from, std::int64_t planes, BandScratch<C>& s) {
+        each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
             s.band = -1;
-            if (planes > 0) find_ends(p, bands, band, first, from, planes, ends, s);
+            find_ends(p, bands, band, first, from == 0 ? start : from, end, ends, s);
         });
-        parallel_for(count * strips, options, [&](std::int64_t task, int) {
+        parallel_for((count - start) * strips, options, [&](std::int64_t task, int) {
             const std::int64_t column = task % strips * kStrip;
-            ends.connect(task / strips, column, std::min(kStrip, p.pitch - column));
+            ends.connect(task / strips + start, column, std::min(kStrip, p.pitch - column));
         });
-        each_part([&](std::int64_t band, std::int64_t from, std::int64_t planes, BandScratch<C>& s) {
-            load_band(p, bands, first / p.group_size, band, s);
-            for (std::int64_t i = from; i < from + planes; ++i)
+        each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
+            load_band(p, bands, first / p.group_size, band, ends.above(start, band), ends.below(start, band + 1), s);
+            for (std::int64_t i = from; i < end; ++i)
                 filter_band(p, bands, band, first + i, ends.above(i, band), ends.below(i, band + 1), s);
         });
         first += count;
     }
 }
 
+template <class C> bool side_by_side(const PlaneSet<C>& p) {
+    const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
+    const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
+    // Side by side, sums that y cannot hold take kLanes planes of scratch.
+    const bool affordable = holds_sums<C>(p.o) || p.height * p.width * kLanes <= kLargestScratch;
+    return affordable && p.group_size >= kFewestLanes && (channels_together || small);
+}
+
 } // namespace
 
 bool is_plane_filter(const Operands& o) { return o.axes.size() == 2; }
 
+template <class C> bool makes_weights(const Operands& o) {
+    if (!is_plane_filter(o) || o.filter.normalization == Normalization::line) return false;
+    const PlaneSet<C> p(o);
+    return !side_by_side(p) && o.guide->channels <= kFewChannels &&
+           (Bands<C>(p).count == 1 || p.group_size <= kFewPlanes);
+}
+
 template <class C> void filter_planes(const Operands& o, const Options& options) {
     const PlaneSet<C> p(o);
-    const bool channels_together = std::abs(p.plane_stride(o.y)) < std::abs(p.column_stride(o.y));
-    const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
-    // Side by side, sums that y cannot hold take kLanes planes of scratch.
-    const bool affordable = holds_sums<C>(o) || p.height * p.width * kLanes <= kLargestScratch;
     const Bands<C> bands(p);
-    if (affordable && p.group_size >= kFewestLanes && (channels_together || small))
+    if (side_by_side(p))
         filter_lanes(p, options);
     else if (bands.count == 1)
         filter_whole(p, bands, options);
@@ -203,6 +264,8 @@ template <class C> void filter_planes(const Operands& o, const Options& options)
         filter_bands(p, bands, options);
 }
 
+template bool makes_weights<float>(const Operands&);
+template bool makes_weights<double>(const Operands&);
 template void filter_planes<float>(const Operands&, const Options&);
 template void filter_planes<double>(const Operands&, const Options&);
 

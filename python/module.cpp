@@ -66,6 +66,20 @@ void semi_global_filter(py::handle x, const std::vector<py::object>& weights, py
          [&](const Options& o) { sgs::semi_global_filter(xv, wv, yv, axes, filter, pointer(cv), pointer(sv), o); });
 }
 
+// The same from a guide: an axis of its channels at channel_axis, else as x is.
+void guided_filter(py::handle x, py::handle guide, int channel_axis, const std::vector<double>& scales,
+                   const std::vector<double>& steps, int metric, py::handle guide_confidence, py::handle y,
+                   const std::vector<int>& axes, int normalization, bool residual, py::handle confidence,
+                   double fill_value, py::handle support, int num_threads) {
+    const AnyView xv = to_view(x), gv = to_view(guide), yv = to_view(y);
+    const std::optional<AnyView> cv = to_view_or_null(confidence), sv = to_view_or_null(support),
+                                 tv = to_view_or_null(guide_confidence);
+    const sgs::Guide from{gv, channel_axis, scales, steps, static_cast<sgs::Metric>(metric), pointer(tv)};
+    const sgs::FilterOptions filter{static_cast<sgs::Normalization>(normalization), residual, fill_value};
+    call(num_threads,
+         [&](const Options& o) { sgs::semi_global_filter(xv, from, yv, axes, filter, pointer(cv), pointer(sv), o); });
+}
+
 void set_isa(const std::string& name) {
     if (sgs::set_isa(name.c_str())) return;
     std::string names;
@@ -117,6 +131,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("tree_update", &tree<&sgs::tree_update>);
     m.def("edge_weights", &edge_weights);
     m.def("semi_global_filter", &semi_global_filter);
+    m.def("guided_filter", &guided_filter);
     sgs::python::bind_backward(m);
     py::module_ cuda = m.def_submodule("cuda", "The same functions on device memory.");
     bind_cuda(cuda);

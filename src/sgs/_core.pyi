@@ -47,6 +47,23 @@ def semi_global_filter(
     support: Array | None,
     num_threads: int,
 ) -> None: ...
+def guided_filter(
+    x: Array,
+    guide: Array,
+    channel_axis: int,
+    scales: Sequence[float],
+    steps: Sequence[float],
+    metric: int,
+    guide_confidence: Array | None,
+    y: Array,
+    axes: Sequence[int],
+    normalization: int,
+    residual: bool,
+    confidence: Array | None,
+    fill_value: float,
+    support: Array | None,
+    num_threads: int,
+) -> None: ...
 
 # Derivatives (11): the inputs of the forward call and the derivative by its result; then where to write derivatives, each
 # of its input's shape, None where not wanted.
