@@ -63,6 +63,8 @@ template <class C, class S> void load(C* __restrict tile, const void* source, st
                 for (int r = l; r < l + n; ++r) tile[i * kLanes + r] = static_cast<C>(widen(s[i + offsets[r]]));
         }
         const S* from = s + offsets[l];
+        if (run == 1) // apart, since the compiler makes a call of each run
+            for (; i < steps; ++i) tile[i * kLanes + l] = static_cast<C>(widen(from[i * step]));
         for (; i < steps; ++i)
             for (int r = 0; r < run; ++r) tile[i * kLanes + l + r] = static_cast<C>(widen(from[i * step + r]));
     }
@@ -88,6 +90,8 @@ template <class C, class S> void store(const C* __restrict tile, void* target, s
                 for (int r = l; r < l + n; ++r) narrow(tile[i * kLanes + r], t[i + offsets[r]]);
         }
         S* to = t + offsets[l];
+        if (run == 1)
+            for (; i < steps; ++i) narrow(tile[i * kLanes + l], to[i * step]);
         for (; i < steps; ++i)
             for (int r = 0; r < run; ++r) narrow(tile[i * kLanes + l + r], to[i * step + r]);
     }

@@ -137,9 +137,8 @@ void ends(const PlaneBlock<C>& p, bool start, C* __restrict below, C* __restrict
             const Vec<C> x = load_vector(p.x + row * p.pitch + j), w = load_vector(p.down + (row + 1) * p.pitch + j);
             f = carry_over<true>(w, x + f);
             b += carry_over<true>(q, x);
-            q *= w;
-            q = q < least ? least : q;
-            q = w != Vec<C>{} ? q : Vec<C>{};
+            const Vec<C> product = q * w;
+            q = (q != Vec<C>{}) & (w != Vec<C>{}) ? (product < least ? least : product) : Vec<C>{};
         }
         store_vector(below + j, f);
         store_vector(above + j, b);

@@ -1,0 +1,146 @@
+"""Planes that are filtered in bands of rows, and long lines in segments: as if they were one piece."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import assert_within, compose, filter_weights, laid_out, pairwise, random_values, random_weights, seeded
+
+import sgs
+
+AXES = (-2, -1)
+
+
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        size=((97, 1000), (1000, 97), (150, 700), (17, 5000), (5000, 17)),
+        dtype=("float32", "float64", "float16"),
+        channels=(1, 3, 4, 5, 11, 20),  # few share weights that are made band by band; many, given ones
+        layout=("c", "channels_last", "fortran", "reversed"),
+        normalization=(None, "line", "cross"),
+        guide=(None, "plain", "wide"),
+        trust=(False, True),
+        residual=(False, True),
+        metric=("euclidean", "cityblock", "sqeuclidean"),
+        threads=(1, 3),
+    ),
+)
+def test_planes_of_several_bands(case: dict[str, Any]) -> None:
+    rng = seeded(case)
+    dtype = np.dtype(case["dtype"])
+    x = laid_out(random_values(rng, (case["channels"], *case["size"]), dtype), case["layout"])
+    guide = None
+    if case["guide"] is not None:
+        guide = random_values(rng, (18 if case["guide"] == "wide" else 2, *case["size"]), dtype)
+    trust = case["trust"] and case["normalization"] == "cross"
+    confidence = (rng.random(case["size"]) < 0.7) * rng.random(case["size"]) if trust else None
+    options = {"metric": case["metric"], "step": (0.1, 0.0)}
+    y = sgs.semi_global_filter(
+        x,
+        guide,
+        (6.0, 9.0),
+        normalization=case["normalization"],
+        residual=case["residual"],
+        confidence=confidence,
+        num_threads=case["threads"],
+        **options,
+    )
+    c = None if confidence is None else confidence.astype(np.float64 if dtype == np.float64 else np.float32)
+    ignored = None if guide is not None or c is None else c[np.newaxis]
+    weights = filter_weights(x, guide, AXES, (6.0, 9.0), channel_axis=0, confidence=ignored, **options)
+    weights = [w[:1] for w in weights]
+    composed = compose(
+        x.astype(np.float64), weights, AXES, case["normalization"], residual=case["residual"], confidence=c
+    )
+    assert_within(y, composed.y, composed.magnitude, sum(case["size"]), dtype, extra=4, divided_by=composed.divisor)
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_nan_passes_all_bands_but_no_cut(scale: float, bad: float, channels: int, isa: str) -> None:
+    """However small the weights are, and their product: only a weight of 0 keeps anything back."""
+    height, width, wall = 200, 1000, 160
+    guide = np.tile(np.arange(height, dtype=np.float32)[:, None] % 2, (1, width))[None]
+    guide[:, wall:] += 1e9
+    x = np.ones((channels, height, width), np.float32)
+    for row in (0, 30, wall - 1, wall, height - 1):
+        soiled = x.copy()
+        soiled[0, row, 7] = bad
+        y = sgs.semi_global_filter(soiled, guide, (scale, 1e12))
+        expected = np.zeros(x.shape, bool)
+        expected[0, row] = True
+        expected[0, slice(0, wall) if row < wall else slice(wall, height), 7] = True
+        np.testing.assert_array_equal(~np.isfinite(y), expected)
+
+
+def test_in_place_over_several_bands() -> None:
+    rng = np.random.default_rng(0)
+    for channels in (1, 6):
+        x = random_values(rng, (channels, 150, 700), np.float32)
+        wanted = [sgs.semi_global_filter(x, guide, 5.0, blocks=2, num_threads=1) for guide in (None, x.copy())]
+        for guide, y in zip((None, x.copy()), wanted, strict=True):
+            out = x.copy()
+            sgs.semi_global_filter(out, guide, 5.0, blocks=2, out=out, num_threads=3)
+            np.testing.assert_array_equal(out, y)
+
+
+LONG = (4095, 4096, 4097, 4224, 4225, 10001)
+
+
+@pytest.mark.parametrize("n", LONG)
+@pytest.mark.parametrize("lines", [1, 3, 16, 17])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_long_lines(axis: int, lines: int, n: int, isa: str) -> None:
+    rng = np.random.default_rng(n + lines)
+    shape = (n, lines) if axis == 0 else (lines, n)
+    x = random_values(rng, shape, np.float32)
+    w = random_weights(rng, (n - 1, lines) if axis == 0 else (n - 1,), np.float32)
+    left, right = random_values(rng, (lines,), np.float32), random_values(rng, (lines,), np.float32)
+    sized = {"axis": axis, "initial": (np.abs(left), np.abs(right))}
+    y = sgs.line_filter(x, w, axis, initial=(left, right), num_threads=2)
+    expected = sgs.reference.line_filter(x, w, axis, initial=(left, right))
+    assert_within(y, expected, sgs.reference.line_filter(np.abs(x), w, **sized), n, np.float32)
+    for reverse in (False, True):
+        y = sgs.scan(x, w, axis, reverse=reverse, initial=left, num_threads=2)
+        expected = sgs.reference.scan(x, w, axis, reverse=reverse, initial=left)
+        size = sgs.reference.scan(np.abs(x), w, axis, reverse=reverse, initial=np.abs(left))
+        assert_within(y, expected, size, n, np.float32)
+
+
+@pytest.mark.parametrize("normalization", [None, "line", "cross"])
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_filter_of_long_lines(dtype: Any, trust: bool, normalization: str | None, isa: str) -> None:
+    if trust and normalization != "cross":
+        pytest.skip("confidence belongs to cross")
+    rng = np.random.default_rng(1)
+    x = random_values(rng, (2, 5000), dtype)
+    confidence = (rng.random(5000) < 0.5).astype(np.float32) if trust else None
+    weights = filter_weights(
+        x, None, (-1,), (3.0,), channel_axis=0, confidence=None if confidence is None else confidence[np.newaxis]
+    )
+    composed = compose(
+        x.astype(np.float64), [w[:1] for w in weights], (-1,), normalization, residual=True, confidence=confidence
+    )
+    y = sgs.semi_global_filter(
+        x, scale=3.0, axes=-1, channel_axis=0, normalization=normalization, residual=True, confidence=confidence
+    )
+    assert_within(y, composed.y, composed.magnitude, 5000, dtype, extra=4, divided_by=composed.divisor)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("weight", [0.9, 1e-3])
+def test_nan_passes_all_segments_but_no_cut(weight: float, bad: float, isa: str) -> None:
+    n = 6000
+    w = np.full(n - 1, weight, np.float32)
+    for cut in (255, 256, 3000):
+        w[cut] = 0
+        for at in (0, cut, cut + 1, n - 1):
+            x = np.ones(n, np.float32)
+            x[at] = bad
+            expected = (np.arange(n) <= cut) == (at <= cut)
+            np.testing.assert_array_equal(~np.isfinite(sgs.line_filter(x, w)), expected)
+            np.testing.assert_array_equal(~np.isfinite(sgs.scan(x, w)), expected & (np.arange(n) >= at))
+        w[cut] = weight
