@@ -68,7 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"), help="where performance.md is written (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="for all (%(default)s)")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each ratio; shapes get a quarter (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="short lines: shows that everything runs, measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="short lines: shows that everything runs, measures nothing"
+    )
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(SECTIONS):

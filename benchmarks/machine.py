@@ -40,10 +40,10 @@ def _version(package: str) -> str:
 def describe() -> dict[str, str]:
     """The machine and the versions, for people to read."""
     return {
-        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else _processor(),
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
         "caches": _caches(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "sgs": f"{sgs.__version__}, {_core.compiler}",
+        "sgs": f"{sgs.__version__}, {_core.build_info()['compiler']}",
         "instruction set": f"{sgs.get_isa()} (of {', '.join(_core.available_isas())})",
         "threads": str(sgs.get_num_threads()),
         **{package: _version(package) for package in _PACKAGES},

@@ -112,7 +112,9 @@ def _scanned_first(x: Array, w: Array, axis: int) -> tuple[Tensor, Tensor]:
     return values, weights
 
 
-def _by_axis(x: Array, rows: Array, columns: Array, along: Callable[[Tensor, Tensor], Callable[[], Tensor]]) -> LineFilters:
+def _by_axis(
+    x: Array, rows: Array, columns: Array, along: Callable[[Tensor, Tensor], Callable[[], Tensor]]
+) -> LineFilters:
     """Both filters by a function for the first axis. Results are views: the way back to (C, H, W) is not timed either."""
     in_rows, in_columns = along(*_scanned_first(x, rows, -1)), along(*_scanned_first(x, columns, -2))
     return lambda: (in_rows().movedim(0, -1).numpy(), in_columns().movedim(0, -2).numpy())
@@ -171,9 +173,7 @@ def philtorch_recurrence(x: Array, rows: Array, columns: Array) -> LineFilters:
     def along(values: Tensor, w: Tensor) -> Callable[[], Tensor]:
         # It wants a weight for every value of every sequence. The result is shaped as `_by_axis` has it.
         x = values.movedim(0, -1).contiguous()
-        before, after = (
-            pad(w.movedim(0, -1), ends).expand_as(x).reshape(-1, x.shape[-1]) for ends in ((1, 0), (0, 1))
-        )
+        before, after = (pad(w.movedim(0, -1), ends).expand_as(x).reshape(-1, x.shape[-1]) for ends in ((1, 0), (0, 1)))
         lines, after = x.reshape(before.shape), after.flip(-1)
 
         def call() -> Tensor:

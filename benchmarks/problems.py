@@ -179,7 +179,9 @@ def _own_guide(channels: int) -> int:
     return GUIDE_CHANNELS if channels > GUIDE_CHANNELS else 0
 
 
-def feature_map(channels: int, *size: int, batch: int = 1, guide_channels: int | None = None, view: str = "") -> Problem:
+def feature_map(
+    channels: int, *size: int, batch: int = 1, guide_channels: int | None = None, view: str = ""
+) -> Problem:
     """(batch, channels, *size)."""
     given = _own_guide(channels) if guide_channels is None else guide_channels
     spatial = len(size)

@@ -3,8 +3,7 @@
 `python -m benchmarks` writes the table, `pytest benchmarks -n 0` times each side by itself; both take the rows from here.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -150,10 +149,11 @@ def _stereo_volume(shrink: int) -> Pair:
     guide = np.ascontiguousarray(np.moveaxis(photo, -1, 0))
     assert shrink > 1 or volume.shape == problems.STEREO
 
-    def ours(volume: Array = volume, out: Array | None = np.empty_like(volume)) -> Array:
-        return sgs.semi_global_filter(volume, guide, 0.1, blocks=3, out=out)
+    result, few = np.empty_like(volume), volume[:2]
 
-    few = volume[:2]
+    def ours() -> Array:
+        return sgs.semi_global_filter(volume, guide, 0.1, blocks=3, out=result)
+
     _agree(ours()[:2], sgs.reference.semi_global_filter(few, guide, 0.1, blocks=3))
     theirs, constant = np.empty_like(volume), np.full_like(few, 0.5)
     _agree(peers.guided_filter(photo, constant, np.empty_like(few)), constant)
@@ -177,7 +177,9 @@ def _attention(core: Callable[..., torch.Tensor], shrink: int) -> Pair:
     return Pair(ours, lambda: core(guide, key, x))
 
 
-def _check_attention(core: Callable[..., torch.Tensor], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+def _check_attention(
+    core: Callable[..., torch.Tensor], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> None:
     """At one position, in float64, the weighted mean of the positions that it attends to."""
     y = core(query, key, value)
     height, width = value.shape[-2:]
@@ -298,9 +300,6 @@ ROWS = (
         for name, dtype in (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16))
     ),
     Row("2 threads, 64x97x97, in cache", "1 thread", 0.6, 0.52, _threads),
-    *(
-        Row(f"time per position, {c}x4096x4096", f"{c}x512x512", 1.5, 1.1, partial(_sizes, c))
-        for c in problems.LARGE
-    ),
+    *(Row(f"time per position, {c}x4096x4096", f"{c}x512x512", 1.5, 1.1, partial(_sizes, c)) for c in problems.LARGE),
     Row("stereo cost volume 72x500x741, 3 blocks", "OpenCV guided filter, r 9", 1 / 15, 1 / 40, _stereo_volume),
 )

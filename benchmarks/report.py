@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import problems, ratios, scaling
@@ -118,7 +117,11 @@ def _ratios(found: dict[str, Results]) -> Iterator[str]:
             rows.append((row.work, row.against, "", "", f"not measured: {result['skipped']}", *limits, ""))
             continue
         low, high = (_against(q) for q in result["quartiles"])
-        cells = (_duration(result["ours"]), _duration(result["theirs"]), f"{_against(result['ratio'])} ({low} to {high})")
+        cells = (
+            _duration(result["ours"]),
+            _duration(result["theirs"]),
+            f"{_against(result['ratio'])} ({low} to {high})",
+        )
         rows.append((row.work, row.against, *cells, *limits, _verdict(result["ratio"], row.bar, row.aim)))
     yield from _table(("work", "against", "ours", "theirs", "ratio (quartiles)", "bar", "aim", ""), rows)
     versions = sorted({r["torch"] for r in found.values() if "torch" in r})
@@ -157,7 +160,7 @@ def _shapes(found: Sequence[Results]) -> Iterator[str]:
     best = _best(found)
     for kind in dict.fromkeys(r["kind"] for r in found):
         yield ""
-        yield f"### {kind.capitalize()}"
+        yield f"### {kind[0].upper()}{kind[1:]}"
         yield ""
         rows = []
         for r in (r for r in found if r["kind"] == kind):

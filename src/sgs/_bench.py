@@ -1,7 +1,8 @@
-"""What `sgs bench` measures: shapes beside a copy of the same arrays, instruction sets, and time against size."""
+"""What `sgs bench` measures: shapes beside a copy of the same values, rivals, instruction sets, and time against size."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ Call = Callable[[], object]
 Advance = Callable[[], None]  # called after each step of a computation
 
 _SAMPLE_S = 1e-3  # shorter calls are repeated for about as long, then neither the clock nor the first of them matters
-_PAUSE_S = 5e-3  # threads of other libraries spin for a few milliseconds after a call, on the cores that the next one needs
+_PAUSE_S = (
+    5e-3  # threads of other libraries spin for a few milliseconds after a call, on the cores that the next one needs
+)
 
 
 def in_turn(calls: Mapping[str, Call], seconds: float, least: int = 3) -> dict[str, Array]:
@@ -58,7 +61,7 @@ def in_turn(calls: Mapping[str, Call], seconds: float, least: int = 3) -> dict[s
 
 @dataclass(frozen=True)
 class Timed:
-    """Median seconds of one call, for how many elements, and of a copy of them."""
+    """Median seconds of one call on values of so many elements, and of a copy of them."""
 
     name: str
     elements: int
@@ -76,87 +79,114 @@ class Timed:
         return self.copy / self.seconds
 
 
-# (H, W, C) images and (C, H, W) feature maps; `sgs bench` divides H and W for a quick run.
+MAP, PHOTO = "feature map 512 x 97 x 97", "image 2048 x 2048 x 3"
+# (C, H, W), or (H, W, C) where the channel axis is -1.
 SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
-    "feature map 512 x 97 x 97": ((512, 97, 97), -3),
-    "feature map 64 x 128 x 128": ((64, 128, 128), -3),
-    "feature map 16 x 1024 x 1024": ((16, 1024, 1024), -3),
-    "image 1024 x 1024 x 3": ((1024, 1024, 3), -1),
-    "image 2048 x 2048 x 3": ((2048, 2048, 3), -1),
+    MAP: ((512, 97, 97), -3),
+    "feature map 64 x 512 x 512": ((64, 512, 512), -3),
+    "image 512 x 512 x 3": ((512, 512, 3), -1),
+    PHOTO: ((2048, 2048, 3), -1),
     "depth map 1024 x 1024": ((1, 1024, 1024), -3),
 }
-SIDES = (128, 256, 512, 1024, 2048)
-_CHANNELS = 4  # of guides, and of the values against size
+SIDES = (64, 128, 256, 512, 1024, 2048)
+_CHANNELS = 4  # of the values against size, and of guides
+_TOLERANCE = 1e-4  # of values between 0 and 1, in float32
 
 
-def _smaller(shape: Sequence[int], channel_axis: int, shrink: int) -> tuple[int, ...]:
-    channel = channel_axis % len(shape)
-    return tuple(n if axis == channel else max(2, n // shrink) for axis, n in enumerate(shape))
+class _Problem:
+    """One block on random values, and a copy of them. Up to 4 channels guide themselves, others have a guide of 4.
+
+    `shrink` divides height and width, for a quick run.
+    """
+
+    def __init__(self, shape: Sequence[int], channel_axis: int, shrink: int) -> None:
+        channel = channel_axis % 3
+        shape = [n if axis == channel else max(2, n // shrink) for axis, n in enumerate(shape)]
+        rng = np.random.default_rng(0)
+        self.x = rng.random(shape, np.float32)
+        self.out = np.empty_like(self.x)
+        self._guide = None if shape[channel] <= _CHANNELS else rng.random((_CHANNELS, *shape[1:]), np.float32)
+        self._channel_axis = channel_axis
+
+    def filter(self) -> object:
+        return sgs.semi_global_filter(self.x, self._guide, channel_axis=self._channel_axis, out=self.out)
+
+    def copy(self) -> object:
+        np.copyto(self.out, self.x)
+        return self.out
+
+    def timed(self, name: str, seconds: float) -> Timed:
+        times = in_turn({"filter": self.filter, "copy": self.copy}, seconds)
+        return Timed(name, self.x.size, float(np.median(times["filter"])), float(np.median(times["copy"])))
 
 
-def _random(shape: Sequence[int]) -> Array:
-    return np.random.default_rng(0).random(shape, np.float32)
-
-
-def _filter_and_copy(shape: Sequence[int], channel_axis: int) -> dict[str, Call]:
-    """One block on random values, and a copy of them. Images guide themselves, feature maps have a smaller guide."""
-    x = _random(shape)
-    own = shape[channel_axis] <= _CHANNELS
-    guide = None if own else _random((_CHANNELS, *shape[1:]))
-    out = np.empty_like(x)
-    return {
-        "filter": lambda: sgs.semi_global_filter(x, guide, channel_axis=channel_axis, out=out),
-        "copy": lambda: np.copyto(out, x),
-    }
-
-
-def _timed(name: str, shape: Sequence[int], channel_axis: int, seconds: float) -> Timed:
-    times = in_turn(_filter_and_copy(shape, channel_axis), seconds)
-    return Timed(name, int(np.prod(shape)), float(np.median(times["filter"])), float(np.median(times["copy"])))
-
-
-def shapes(advance: Advance, seconds: float, shrink: int = 1) -> Iterable[Timed]:
-    """Each of `SHAPES`, H and W divided by `shrink`, beside `np.copyto`."""
+def shapes(advance: Advance, seconds: float, shrink: int = 1) -> list[Timed]:
+    """Each of `SHAPES` beside `np.copyto`."""
+    results = []
     for name, (shape, channel_axis) in SHAPES.items():
-        small = _smaller(shape, channel_axis, shrink)
-        yield _timed(name, small, channel_axis, seconds)
+        results.append(_Problem(shape, channel_axis, shrink).timed(name, seconds))
         advance()
+    return results
 
 
-def sizes(advance: Advance, seconds: float, shrink: int = 1) -> Iterable[Timed]:
-    """Squares of `SIDES` divided by `shrink`, with 4 channels that guide themselves."""
+def sizes(advance: Advance, seconds: float, shrink: int = 1) -> list[Timed]:
+    """Squares of `SIDES` with 4 channels that guide themselves, beside `np.copyto`."""
+    results = []
     for side in SIDES:
-        shape = _smaller((_CHANNELS, side, side), -3, shrink)
-        yield _timed(f"{shape[1]} x {shape[2]}", shape, -3, seconds)
+        results.append(_Problem((_CHANNELS, side, side), -3, shrink).timed(f"{side} x {side}", seconds))
         advance()
+    return results
 
 
-def instruction_sets(advance: Advance, seconds: float, shrink: int = 1) -> Mapping[str, float]:
-    """Nanoseconds per element of the first shape, by each instruction set that this machine has, in turn."""
-    shape, channel_axis = next(iter(SHAPES.values()))
-    small = _smaller(shape, channel_axis, shrink)
-    filtering = _filter_and_copy(small, channel_axis)["filter"]
+def instruction_sets(advance: Advance, seconds: float, shrink: int = 1) -> dict[str, float]:
+    """Median seconds for `MAP` by each instruction set of this machine, in turn; all must give one answer.
+
+    Raises
+    ------
+    RuntimeError
+        They do not.
+    """
+    problem = _Problem(*SHAPES[MAP], shrink)
 
     def by(isa: str) -> Call:
-        def call() -> None:
+        def call() -> object:
             sgs.set_isa(isa)
-            filtering()
+            return problem.filter()
 
         return call
 
+    isas = _core.available_isas()
     before = sgs.get_isa()
     try:
-        times = in_turn({isa: by(isa) for isa in _core.available_isas()}, seconds)
+        first, *others = [np.array(by(isa)()) for isa in isas]
+        for isa, y in zip(isas[1:], others, strict=True):
+            if not (difference := float(np.abs(y - first).max())) < _TOLERANCE:
+                raise RuntimeError(f"{isa} and {isas[0]} differ by {difference}")
+        times = in_turn({isa: by(isa) for isa in isas}, seconds)
     finally:
         sgs.set_isa(before)
     advance()
-    return {isa: 1e9 * float(np.median(t)) / int(np.prod(small)) for isa, t in times.items()}
+    return {isa: float(np.median(t)) for isa, t in times.items()}
 
 
-def others(advance: Advance, seconds: float, shrink: int = 1) -> Mapping[str, float]:
-    """Median seconds on the image of `SHAPES`: ours, and OpenCV's domain transform where it is installed."""
-    shape, channel_axis = SHAPES["image 2048 x 2048 x 3"]
-    x = _random(_smaller(shape, channel_axis, shrink))
-    out = np.empty_like(x)
-    calls: dict[str, Call] = {"sgs": lambda: sgs.semi_global_filter(x, channel_axis=channel_axis, out=out)}
-    return calls
+def rivals(advance: Advance, seconds: float, shrink: int = 1) -> dict[str, float]:
+    """Median seconds on `PHOTO`: ours and a copy, torch's copy and OpenCV's domain transform where they are installed."""
+    problem = _Problem(*SHAPES[PHOTO], shrink)
+    x, out = problem.x, problem.out
+    calls: dict[str, Call] = {"sgs, one block": problem.filter, "np.copyto": problem.copy}
+    threads = sgs.get_num_threads()
+    with suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(threads)
+        source, target = torch.from_numpy(x), torch.from_numpy(out)
+        calls["torch copy_"] = lambda: target.copy_(source)
+    with suppress(ImportError, AttributeError):  # opencv-python has no ximgproc
+        import cv2
+
+        transform, mode = cv2.ximgproc.dtFilter, cv2.ximgproc.DTF_RF
+        cv2.setNumThreads(threads)
+        calls["OpenCV dtFilter, one iteration"] = lambda: transform(x, x, 10.0, 1.0, dst=out, mode=mode, numIters=1)
+    times = in_turn(calls, seconds)
+    advance()
+    return {name: float(np.median(t)) for name, t in times.items()}
