@@ -94,7 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
             found = _measure(section, options, sides, advance, results.get(section, {}).get("found"))
             progress.update(task, description=section)
         shrink = _QUICK if options.quick else 1
-        results[section] = {"machine": machine.describe(), "shrink": shrink, "found": found}
+        # Single rows may come from another environment; each says its version of torch.
+        kept_machine = results.get(section, {}).get("machine") if section == "ratios" and options.rows else None
+        results[section] = {"machine": kept_machine or machine.describe(), "shrink": shrink, "found": found}
         kept.write_text(json.dumps(results, indent=1) + "\n")
     for path in report.write({section: results[section] for section in SECTIONS if section in results}, options.out):
         console.print(path, highlight=False)
