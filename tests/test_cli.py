@@ -481,16 +481,16 @@ def test_bench_takes_turns() -> None:
 
     def slow() -> None:
         called["slow"] += 1
-        time.sleep(0.02)
+        time.sleep(0.05)
 
     def quick() -> None:
         called["quick"] += 1
 
     times = _bench.in_turn({"slow": slow, "quick": quick}, 0)
     assert len(times["slow"]) == len(times["quick"]) == 3
-    assert called["slow"] == 5
+    assert called["slow"] == 4
     assert called["quick"] > 50
-    assert 0.02 <= times["slow"].min()
+    assert 0.05 <= times["slow"].min()
     assert times["quick"].max() < 1e-3
 
 

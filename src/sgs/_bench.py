@@ -1,5 +1,6 @@
 """What `sgs bench` measures: shapes beside a copy of the same values, rivals, instruction sets, and time against size."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ def in_turn(calls: Mapping[str, Call], seconds: float, least: int = 3) -> dict[s
     Parameters
     ----------
     calls : mapping of str to callable
-        Each is called once before, which warms caches and tells how often to repeat it within a round.
+        Each is called once or twice before, which warms caches and tells how often to repeat it within a round.
     seconds : float
         For how long to go on.
     least : int
@@ -41,10 +42,14 @@ def in_turn(calls: Mapping[str, Call], seconds: float, least: int = 3) -> dict[s
     """
     repeats = {}
     for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(_SAMPLE_S / (time.perf_counter() - start)))
+        once = math.inf
+        for _ in range(2):  # the first warms up; of a slow call it says enough
+            start = time.perf_counter()
+            call()
+            once = min(once, time.perf_counter() - start)
+            if once > 20 * _SAMPLE_S:
+                break
+        repeats[name] = max(1, int(_SAMPLE_S / once))
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while len(rounds[name]) < least or time.perf_counter() < end:
