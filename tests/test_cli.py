@@ -1,7 +1,9 @@
 """The command line on real files."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imagecodecs
@@ -13,7 +15,7 @@ from skimage import data
 from typer.testing import CliRunner, Result
 
 import sgs
-from sgs import _images, _sections, cli, demo
+from sgs import _bench, _core, _images, _sections, cli, demo
 
 SCALE = 0.15
 
@@ -422,6 +424,83 @@ def test_demo_refuses_a_file_for_a_directory(tmp_path: Path) -> None:
     refused("demo", tmp_path / "file", saying="cannot be made a directory")
 
 
+# Each line for no longer than it takes, at an eighth of the side.
+BRIEF = ("--seconds", 0, "--shrink", 8)
+
+
+def test_bench_tells_what_it_measured(tmp_path: Path) -> None:
+    """The tables and the file have the same figures, of plausible size, for everything that was promised."""
+    file = tmp_path / "found.json"
+    result = succeeds("bench", *BRIEF, "--threads", 1, "--json", file)
+    found = json.loads(file.read_text())
+    assert (found["threads"], found["shrink"], found["instruction set"]) == (1, 8, sgs.get_isa())
+    assert [line["name"] for line in found["shapes"]] == list(_bench.SHAPES)
+    assert [line["elements"] for line in found["shapes"]][:2] == [512 * 12 * 12, 64 * 64 * 64]
+    assert [line["elements"] for line in found["sizes"]] == [4 * (side // 8) ** 2 for side in _bench.SIDES]
+    assert list(found["instruction sets"]) == _core.available_isas()
+    assert set(found["rivals"]) == {"sgs, one block", "np.copyto", "torch copy_", "OpenCV dtFilter, one iteration"}
+    for line in found["shapes"] + found["sizes"]:
+        assert 0 < line["copy"] < 10
+        assert 0 < line["seconds"] < 10
+        assert line["name"] in result.stdout
+        assert f"{1000 * line['seconds']:.3g} ms" in result.stdout
+        assert f"{1e9 * line['seconds'] / line['elements']:.3g}" in result.stdout
+    for name, seconds in (found["rivals"] | found["instruction sets"]).items():
+        assert name in result.stdout
+        assert f"{1000 * seconds:.3g} ms" in result.stdout
+    assert "divided by 8" in result.stderr
+    assert "1 thread," in result.stdout
+
+
+def test_bench_leaves_settings_as_they_were() -> None:
+    before = sgs.get_isa(), sgs.get_num_threads()
+    succeeds("bench", *BRIEF, "--threads", 1)
+    assert (sgs.get_isa(), sgs.get_num_threads()) == before
+
+
+def test_bench_without_torch_and_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "cv2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert list(_bench.rivals(lambda: None, 0, shrink=64)) == ["sgs, one block", "np.copyto"]
+
+
+def test_bench_finds_an_instruction_set_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    if len(_core.available_isas()) < 2:
+        pytest.skip("this machine has one instruction set")
+    correct, last = sgs.semi_global_filter, _core.available_isas()[-1]
+    monkeypatch.setattr(
+        sgs, "semi_global_filter", lambda *args, **kwargs: correct(*args, **kwargs) + (sgs.get_isa() == last)
+    )
+    with pytest.raises(RuntimeError, match=last):
+        _bench.instruction_sets(lambda: None, 0, shrink=16)
+
+
+def test_bench_takes_turns() -> None:
+    """Slow calls are timed for three rounds at least, quick ones are repeated within a round."""
+    called = {"slow": 0, "quick": 0}
+
+    def slow() -> None:
+        called["slow"] += 1
+        time.sleep(0.05)
+
+    def quick() -> None:
+        called["quick"] += 1
+
+    times = _bench.in_turn({"slow": slow, "quick": quick}, 0)
+    assert len(times["slow"]) == len(times["quick"]) == 3
+    assert called["slow"] == 4
+    assert called["quick"] > 50
+    assert 0.05 <= times["slow"].min()
+    assert times["quick"].max() < 1e-3
+
+
+def test_bench_does_not_overwrite(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text("kept")
+    refused("bench", *BRIEF, "--json", file, saying="exists already")
+    assert file.read_text() == "kept"
+
+
 def test_info() -> None:
     output = succeeds("info").stdout
     for word in (sgs.__version__, np.__version__, sgs.get_isa(), "threads", "CUDA", "pillow"):
@@ -429,7 +508,7 @@ def test_info() -> None:
 
 
 def test_help_names_every_command_and_option() -> None:
-    assert all(command in succeeds("--help").stdout for command in ("filter", "attention", "demo", "info"))
+    assert all(command in succeeds("--help").stdout for command in ("filter", "attention", "demo", "bench", "info"))
     text = succeeds("filter", "--help").stdout
     options = "guide scale step blocks normalization metric confidence fill-value residual overwrite"
     assert all(f"--{option}" in text for option in options.split())

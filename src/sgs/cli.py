@@ -1,9 +1,11 @@
-"""The command line: `sgs filter`, `sgs attention`, `sgs demo` and `sgs info`."""
+"""The command line: `sgs filter`, `sgs attention`, `sgs demo`, `sgs bench` and `sgs info`."""
 
+import json
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +23,7 @@ import sgs
 from sgs import _images
 
 if TYPE_CHECKING:
-    from sgs import _sections
+    from sgs import _bench, _sections
 
 Array = npt.NDArray[Any]
 Metric = Literal["euclidean", "cityblock", "sqeuclidean"]
@@ -330,6 +332,88 @@ def _table(section: "_sections.Section") -> Table:
         table.add_column(name, justify="right")
     for row in section.rows:
         table.add_row(*row.cells, style="bold green" if row.ours else None)
+    return table
+
+
+# ---- bench
+
+
+@app.command()
+def bench(
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For all that is measured.", show_default="as `sgs info` says")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each line of the tables.")] = 0.5,
+    shrink: Annotated[
+        int, typer.Option(min=1, help="Divides height and width of all shapes: to see it run, not to measure.")
+    ] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")
+    ] = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Measure this machine: shapes beside a copy, other libraries, instruction sets, and time against size.
+
+    Medians of wall-clock time, of calls that take turns; nothing else should run. Takes under half a minute. torch and
+    OpenCV join in where they are installed.
+    """
+    with _complaining():
+        if json_file is not None:
+            _images.check_output(json_file, overwrite)
+        from sgs import _bench
+
+        with sgs.num_threads(threads or sgs.get_num_threads()):
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            with Progress(*columns, console=_console, transient=True) as progress:
+                task = progress.add_task("Measuring", total=len(_bench.SHAPES) + len(_bench.SIDES) + 2)
+                advance = partial(progress.advance, task)
+                by_shape = _bench.shapes(advance, seconds, shrink)
+                rivals = _bench.rivals(advance, seconds, shrink)
+                isas = _bench.instruction_sets(advance, seconds, shrink)
+                by_size = _bench.sizes(advance, seconds, shrink)
+            _console.print(_timed_table("One block, edge weights included", by_shape))
+            _console.print(_seconds_table(f"The {_bench.PHOTO}", "what", rivals))
+            _console.print(_seconds_table(f"The {_bench.MAP}", "instruction set", isas))
+            _console.print(_timed_table("Against size, 4 channels", by_size))
+            used, isa = sgs.get_num_threads(), sgs.get_isa()
+        _say(f"{used} thread{'s' * (used > 1)}, {isa}; copies are by np.copyto, on one thread.")
+        if shrink > 1:
+            _note(f"height and width were divided by {shrink}: the figures say nothing about the shapes that are named")
+        if json_file is not None:
+            found = {
+                "sgs": sgs.__version__,
+                "threads": used,
+                "instruction set": isa,
+                "shrink": shrink,
+                "shapes": [asdict(t) for t in by_shape],
+                "rivals": rivals,
+                "instruction sets": isas,
+                "sizes": [asdict(t) for t in by_size],
+            }
+            with _images.new_file(json_file) as file:
+                file.write((json.dumps(found, indent=1) + "\n").encode())
+
+
+def _timed_table(title: str, results: "list[_bench.Timed]") -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("shape", no_wrap=True)
+    for name in ("time", "ns per element", "share of copy speed"):
+        table.add_column(name, justify="right")
+    for t in results:
+        share = f"{100 * t.share_of_copy:.0f} %"
+        table.add_row(t.name, f"{1000 * t.seconds:.3g} ms", f"{t.ns_per_element:.3g}", share)
+    return table
+
+
+def _seconds_table(title: str, what: str, results: dict[str, float]) -> Table:
+    """Times, and how many times as long as the first each takes."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(what, no_wrap=True)
+    for name in ("time", "of the first"):
+        table.add_column(name, justify="right")
+    first = next(iter(results.values()))
+    for name, seconds in results.items():
+        table.add_row(name, f"{1000 * seconds:.3g} ms", f"{seconds / first:.2f} x")
     return table
 
 

@@ -1,0 +1,1 @@
+"""How fast sgs is, beside what a user could pick instead: python -m benchmarks, and pytest benchmarks -n 0."""
