@@ -59,7 +59,8 @@ void load_leaving(const PlaneSet<C>& p, const BlockWeights<C>& w, std::int64_t p
     if (p.o.confidence) p.load(w.trust, *p.o.confidence, plane, block);
 }
 
-/// Everything of a block but supports that are found from the weights; true if some weight is 0.
+/// Everything of a block but supports that are found from the weights. True if some weight is 0, where edges that enter
+/// the first row count with the block above.
 template <class C>
 bool load_weights(const PlaneSet<C>& p, const BlockWeights<C>& w, std::int64_t plane, std::int64_t block, C* scratch) {
     const std::int64_t first = block * kRows;
@@ -77,9 +78,9 @@ bool load_weights(const PlaneSet<C>& p, const BlockWeights<C>& w, std::int64_t p
         if (p.line) p.load(w.reciprocal_across, p.o.reciprocals[p.across_axis], plane, block);
     }
     if (p.o.confidence) p.load(w.trust, *p.o.confidence, plane, block);
-    const bool cuts = has_zero(w.down + (first == 0 ? p.pitch : 0), p.pitch, p.width,
-                               std::min<std::int64_t>(kRows, p.height - 1 - first) + (first == 0 ? 0 : 1)) ||
-                      has_zero(across, p.across_pitch, p.width - 1, p.block_rows(block));
+    const bool cuts =
+        has_zero(w.down + p.pitch, p.pitch, p.width, std::min<std::int64_t>(kRows, p.height - 1 - first)) ||
+        has_zero(across, p.across_pitch, p.width - 1, p.block_rows(block));
 
     // Horizontal weights stand one column to the right: nothing enters the first column.
     for (std::int64_t r = 0; r < kRows; ++r) {

@@ -41,6 +41,7 @@ RULES = "tests/test_rules.py"
 ATTENTION = "tests/test_attention_map.py"
 CONCURRENCY = "tests/test_concurrency.py"
 TORCH = "tests/test_torch_ops.py"
+BANDS = "tests/test_bands.py"
 
 MUTANTS = [
     Mutant(
@@ -284,9 +285,9 @@ MUTANTS = [
     ),
     Mutant(
         "an edge dropped: between two blocks of rows",
-        "cpp/plane_set.h",
-        "load_rows(to.down, pitch, down, plane, first - 1, 1);",
-        "std::fill_n(to.down, pitch, C(0));",
+        "cpp/plane_weights.h",
+        "p.load_rows(w.down, p.pitch, p.o.weights[p.down_axis], plane, first - 1, 1);",
+        "std::fill_n(w.down, p.pitch, C(0));",
         FILTER,
     ),
     Mutant(
@@ -313,8 +314,8 @@ MUTANTS = [
     Mutant(
         "a stride forgotten: that of the columns, where rows are stored",
         "cpp/kernels/plane.cpp",
-        "narrow(rows[r * pitch + j], to[j * column_stride]);",
-        "narrow(rows[r * pitch + j], to[j]);",
+        "narrow(from[j], to[j * stride]);",
+        "narrow(from[j], to[j]);",
         f"{FILTER} {WEIGHTS}",
     ),
     Mutant(
@@ -333,22 +334,78 @@ MUTANTS = [
     ),
     Mutant(
         "cuts overlooked: horizontal ones",
-        "cpp/plane_set.h",
-        "cuts |= has_zero(rows, across_pitch, width - 1, block_rows(block));",
-        "",
-        RULES,
+        "cpp/plane_weights.h",
+        "has_zero(across, p.across_pitch, p.width - 1, p.block_rows(block));",
+        "false;",
+        BANDS,
     ),
     Mutant(
-        "cuts overlooked: those above the first row of a block",
-        "cpp/plane_set.h",
-        "bool cuts = has_zero(to.down + (first == 0 ? pitch : 0), pitch, width,",
-        "bool cuts = has_zero(to.down + pitch, pitch, width,",
-        RULES,
+        "cuts overlooked: vertical ones",
+        "cpp/plane_weights.h",
+        "has_zero(w.down + p.pitch, p.pitch, p.width, std::min<std::int64_t>(kRows, p.height - 1 - first)) ||",
+        "false ||",
+        BANDS,
+    ),
+    Mutant(
+        "an edge dropped: between two bands",
+        "cpp/plane.cpp",
+        "if (band > 0) std::fill_n(s.down, p.pitch, C(1)); // what enters has crossed the edge",
+        "if (band > 0) std::fill_n(s.down, p.pitch, C(0));",
+        BANDS,
+    ),
+    Mutant(
+        "an edge counted twice: between two bands",
+        "cpp/plane.cpp",
+        "if (band > 0) std::fill_n(s.down, p.pitch, C(1)); // what enters has crossed the edge",
+        "",
+        BANDS,
+    ),
+    Mutant(
+        "upward support lost after a band",
+        "cpp/plane.cpp",
+        "for (std::int64_t k = bands_ - 1; k >= 0; --k)",
+        "for (std::int64_t k = bands_ - 1; k >= bands_ - 1; --k)",
+        BANDS,
+    ),
+    Mutant(
+        "a band's product of weights forgets a cut",
+        "cpp/kernels/plane.cpp",
+        "q = (q != Vec<C>{}) & (w != Vec<C>{}) ?",
+        "q = w != Vec<C>{} ?",
+        BANDS,
+    ),
+    Mutant(
+        "an edge dropped: below the last row of a block whose weights are made",
+        "cpp/plane_weights.h",
+        "below = std::min(end + 1, p.height);",
+        "below = end;",
+        BANDS,
+    ),
+    Mutant(
+        "a confidence ignored: distances to missing values count where weights are made",
+        "cpp/plane_weights.h",
+        "if (guide.confidence) {",
+        "if (false) {",
+        f"{BANDS} {RULES}",
+    ),
+    Mutant(
+        "the guide overwritten before all weights are made",
+        "cpp/filter.cpp",
+        "!may_overlap(guide.view, y) && ",
+        "",
+        f"{BANDS} {FILTER}",
+    ),
+    Mutant(
+        "an edge dropped: after a segment of a long line",
+        "cpp/long_lines.h",
+        "steps + (linked ? 1 : 0)",
+        "steps",
+        BANDS,
     ),
     Mutant(
         "cuts overlooked: upward ones, with channels side by side",
         "cpp/lanes.cpp",
-        "|| has_zero(s.up.get(), p.width) ||",
+        "|| has_zero(s.up.get(), p.width, p.width, 1) ||",
         "||",
         RULES,
     ),

@@ -75,6 +75,26 @@ def test_nan_passes_all_bands_but_no_cut(scale: float, bad: float, channels: int
         np.testing.assert_array_equal(~np.isfinite(y), expected)
 
 
+@pytest.mark.parametrize("guide_channels", [1, 18])  # weights made, and given
+@pytest.mark.parametrize("shape", [(20, 40), (200, 1000)])
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("wall", [1, 15, 16, 17, 19])
+def test_one_wall(wall: int, axis: int, shape: tuple[int, int], guide_channels: int, isa: str) -> None:
+    """The only cut of the plane, in one direction."""
+    guide = np.zeros((guide_channels, *shape), np.float32)
+    guide[:, wall:] += 1e9 if axis == 1 else 0
+    guide[:, :, wall:] += 1e9 if axis == 2 else 0
+    for side in (wall - 1, wall):
+        at = (side, 3) if axis == 1 else (3, side)
+        x = np.ones((1, *shape), np.float32)
+        x[0, at[0], at[1]] = np.nan
+        expected = np.zeros(shape, bool)
+        behind = slice(0, wall) if side < wall else slice(wall, None)
+        expected[behind if axis == 1 else slice(None), at[1]] = True
+        expected[at[0], behind if axis == 2 else slice(None)] = True
+        np.testing.assert_array_equal(np.isnan(sgs.semi_global_filter(x, guide))[0], expected)
+
+
 def test_in_place_over_several_bands() -> None:
     rng = np.random.default_rng(0)
     for channels in (1, 6):
