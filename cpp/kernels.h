@@ -74,11 +74,9 @@ template <class C> struct PlaneBlock {
     C* terms;                   // [pitch][kRows] scratch
     C* carry;                   // [pitch] F above the block, or B below it; left as the next block needs it
     C* sums;                    // [rows][pitch] down writes it, up reads it
-    C* y;                       // up writes it: rows of y_whole columns (a multiple of kRows), y_stride apart,
-    C* y_tail;                  // [rows][kRows] and what is left of each row here
-    std::int64_t y_whole, y_stride;
-    const C* residual; // [rows][pitch] what is added at the end, or null
-    C centres;         // how often the centre counts: 1 for "cross", 2 for None
+    C* y;                       // [rows][pitch] up writes it
+    const C* residual;          // [rows][pitch] what is added at the end, or null
+    C centres;                  // how often the centre counts: 1 for "cross", 2 for None
     C fill;
     bool supported_only; // a negative reciprocal marks an unsupported position
     bool cuts;           // some weight is 0
@@ -88,8 +86,9 @@ template <class C> struct PlaneKernels {
     /// rows[r][j] = source[r * row_stride + j * column_stride] for `total` rows, 0 beyond count rows and width columns.
     void (*load_rows[4])(C* rows, std::int64_t pitch, const void* source, std::int64_t row_stride,
                          std::int64_t column_stride, std::int64_t count, std::int64_t width, std::int64_t total);
+    /// `stream`: past the caches, where that can be done.
     void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride,
-                          std::int64_t column_stride, std::int64_t count, std::int64_t width);
+                          std::int64_t column_stride, std::int64_t count, std::int64_t width, bool stream);
     /// columns[j][r] = rows[r][j], for kRows rows.
     void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
     /// Horizontal line filter and downward scan: sums = terms of both + the centre.

@@ -43,8 +43,7 @@ template <class C> struct BandScratch {
             {&rows, weights_scratch(p)},
             {&columns, block},
             {&terms, block},
-            {&carry, 2 * p.pitch},
-            {&tail, kRows * kRows}};
+            {&carry, 2 * p.pitch}};
         std::int64_t total = 0;
         for (const auto& part : parts) total += part.second; // whole vectors each, so that all are aligned
         memory = Buffer<C>(total);
@@ -55,7 +54,7 @@ template <class C> struct BandScratch {
         }
     }
     Buffer<C> memory;
-    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *carry, *tail;
+    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *carry;
     std::int64_t group = -1, band = -1; // whose weights these are
     bool cuts = false;
 
@@ -145,20 +144,16 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
     b.carry = below;
     for (std::int64_t k = bands.end(p, band) - 1; k >= first; --k) {
         const auto [w, x] = enter(k);
-        if (plane == kOnes) {
-            b.y = w.reciprocal;
-            b.y_stride = b.y_whole = p.pitch;
-            kernels<C>().plane.up(b);
-            continue;
-        }
-        if (p.o.filter.residual) {
+        b.y = plane == kOnes ? w.reciprocal : s.rows;
+        if (p.o.filter.residual && plane != kOnes) {
             b.residual = x;
             if (p.o.confidence) { // x times confidence is not what the residual adds
                 p.load_residual(s.terms, w.trust, plane, k);
                 b.residual = s.terms;
             }
         }
-        p.finish(b, s.rows, s.tail, plane, k);
+        kernels<C>().plane.up(b);
+        if (plane != kOnes) p.store(s.rows, p.o.y, plane, k);
     }
 }
 

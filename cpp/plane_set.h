@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "filter.h"
@@ -17,6 +18,8 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     const std::int64_t pitch = whole_vectors(width);
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
+
+const std::int64_t kStreamed = std::getenv("KS") ? 1 << std::atoi(std::getenv("KS")) : 1 << 24; // bytes of y
 
 /// In place of a plane: the field of ones.
 constexpr std::int64_t kOnes = -1;
@@ -40,6 +43,7 @@ template <class C> class PlaneSet {
           down_axis(1 - across_axis), rows_(o.axes[down_axis]), columns_(o.axes[across_axis]), height(o.y.shape[rows_]),
           width(o.y.shape[columns_]), pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)),
           blocks((height + kRows - 1) / kRows) {
+        stream_ = o.y.size() * static_cast<std::int64_t>(item_size(o.y.dtype)) >= kStreamed;
         // Planes that share their weights follow one another, neighbours in memory first.
         const DimOrder order = order_by_stride(o.y);
         for (const bool group : {false, true})
@@ -117,8 +121,9 @@ template <class C> class PlaneSet {
         load_rows(rows, pitch, v, plane, block * kRows, kRows);
     }
     void store(const C* rows, const AnyView& v, std::int64_t plane, std::int64_t block) const {
-        kernels<C>().plane.store_rows[static_cast<int>(v.dtype)](
-            rows, pitch, row(v, plane, block * kRows), row_stride(v), column_stride(v), block_rows(block), width);
+        kernels<C>().plane.store_rows[static_cast<int>(v.dtype)](rows, pitch, row(v, plane, block * kRows),
+                                                                 row_stride(v), column_stride(v), block_rows(block),
+                                                                 width, stream_);
     }
     /// Whether supports are found with the weights, band by band (8).
     bool finds_support() const { return o.guide && o.filter.normalization == Normalization::cross; }
@@ -153,25 +158,6 @@ template <class C> class PlaneSet {
         b.reciprocal_across = line ? w.reciprocal_across : nullptr;
     }
 
-    /// Upward through a block into y, straight to its memory where that is contiguous and of the computing type.
-    void finish(PlaneBlock<C>& b, C* rows, C* tail, std::int64_t plane, std::int64_t block_index) const {
-        const bool direct = o.y.dtype == dtype_of<C>::value && column_stride(o.y) == 1;
-        b.y_tail = tail;
-        if (!direct) {
-            b.y = rows;
-            b.y_stride = b.y_whole = pitch;
-            kernels<C>().plane.up(b);
-            store(rows, o.y, plane, block_index);
-            return;
-        }
-        b.y = static_cast<C*>(row(o.y, plane, block_index * kRows));
-        b.y_stride = row_stride(o.y);
-        b.y_whole = width / kRows * kRows;
-        kernels<C>().plane.up(b);
-        for (std::int64_t r = 0; r < b.rows; ++r)
-            std::copy_n(tail + r * kRows, width - b.y_whole, b.y + r * b.y_stride + b.y_whole);
-    }
-
   private:
     bool varies(int d) const {
         const auto moves = [&](const AnyView& v) { return v.strides[d] != 0; };
@@ -180,6 +166,7 @@ template <class C> class PlaneSet {
                (o.confidence && moves(*o.confidence)) || (o.guide && moves(o.guide->view));
     }
     std::vector<int> outer_;
+    bool stream_; // y is too large for caches to keep it
 };
 
 /// Planes of a group side by side (lanes.cpp).

@@ -94,34 +94,34 @@ template <class C, bool cuts> void down(const PlaneBlock<C>& p) {
     }
 }
 
-// (4) upward, and the finish of (7): y = (sums + w B_{i+1}) / S.
-template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
-    constexpr int n = kWidth<C>;
-    const C* down_next = p.down + p.pitch;
+// (4) upward, and the finish of (7): y = (sums + w B_{i+1}) / S. Row by row: the band is read from a larger cache, in
+// few streams that it can foresee.
+template <class C, bool cuts> void up(const PlaneBlock<C>& block) {
+    const PlaneBlock<C> p = block; // so that no store may change it
     const Vec<C> fill = Vec<C>{} + p.fill;
-    for (std::int64_t j = 0; j < p.width; j += n) {
-        Vec<C> b = load_vector(p.carry + j);
-        C* to = j < p.y_whole ? p.y + j : p.y_tail + (j - p.y_whole);
-        const std::int64_t to_stride = j < p.y_whole ? p.y_stride : kRows;
-        for (std::int64_t row = p.rows - 1; row >= 0; --row) {
-            const std::int64_t at = row * p.pitch + j;
-            const Vec<C> term = carry_over<cuts>(load_vector(down_next + at), b);
-            b = load_vector(p.x + at) + term;
-            const Vec<C> sum = load_vector(p.sums + at);
-            Vec<C> y;
-            if (p.reciprocal_across != nullptr) {
-                y = sum + term * load_vector(p.reciprocal + at);
-            } else if (p.reciprocal != nullptr) {
-                const Vec<C> r = load_vector(p.reciprocal + at);
-                y = (sum + term) * r;
-                if (p.supported_only) y = r < Vec<C>{} ? fill : y;
-            } else {
-                y = sum + term;
-            }
-            if (p.residual != nullptr) y += load_vector(p.residual + at);
-            store_vector(to + row * to_stride, y);
-        }
-        store_vector(p.carry + j, b);
+    for (std::int64_t row = p.rows - 1; row >= 0; --row) {
+        const std::int64_t start = row * p.pitch;
+        const auto at = [&](std::int64_t j, C* to, const auto& divide) __attribute__((always_inline)) {
+            const Vec<C> term = carry_over<cuts>(load_vector(p.down + p.pitch + start + j), load_vector(p.carry + j));
+            store_vector(p.carry + j, load_vector(p.x + start + j) + term);
+            Vec<C> y = divide(load_vector(p.sums + start + j), term, start + j);
+            if (p.residual != nullptr) y += load_vector(p.residual + start + j);
+            store_vector(to, y);
+        };
+        const auto each = [&](const auto& divide) __attribute__((always_inline)) {
+            for (std::int64_t j = 0; j < p.width; j += kWidth<C>) at(j, p.y + start + j, divide);
+        };
+        if (p.reciprocal_across != nullptr)
+            each([&](Vec<C> sum, Vec<C> term, std::int64_t k) { return sum + term * load_vector(p.reciprocal + k); });
+        else if (p.reciprocal == nullptr)
+            each([&](Vec<C> sum, Vec<C> term, std::int64_t) { return sum + term; });
+        else if (p.supported_only)
+            each([&](Vec<C> sum, Vec<C> term, std::int64_t k) {
+                const Vec<C> r = load_vector(p.reciprocal + k);
+                return r < Vec<C>{} ? fill : (sum + term) * r;
+            });
+        else
+            each([&](Vec<C> sum, Vec<C> term, std::int64_t k) { return (sum + term) * load_vector(p.reciprocal + k); });
     }
 }
 
@@ -164,6 +164,14 @@ void gather(C* __restrict to, const S* __restrict from, std::int64_t stride, std
     for (std::int64_t j = 0; j < count; ++j) to[j] = static_cast<C>(widen(from[j * stride]));
 }
 
+// Lines of memory are written whole and not read before; what stands before the first and after the last as usual.
+template <class C> void stream(const C* from, C* to, std::int64_t count) {
+    std::int64_t j = 0;
+    for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
+    for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
+    for (; j < count; ++j) to[j] = from[j];
+}
+
 template <class C, class S, int fixed>
 void scatter(const C* __restrict from, S* __restrict to, std::int64_t stride, std::int64_t count) {
     if constexpr (fixed != 0) stride = fixed;
@@ -186,10 +194,17 @@ template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitc
 
 template <class C, class S> void store_rows(const C* __restrict rows, std::int64_t pitch, void* target,
                                             std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
-                                            std::int64_t width) {
+                                            std::int64_t width, bool streamed) {
     constexpr decltype(&scatter<C, S, 0>) with_stride[] = {scatter<C, S, 0>, scatter<C, S, 1>, scatter<C, S, 2>,
                                                            scatter<C, S, 3>, scatter<C, S, 4>};
     const auto store = with_stride[column_stride >= 1 && column_stride <= 4 ? column_stride : 0];
+    if constexpr (std::is_same_v<C, S>)
+        if (streamed && column_stride == 1) {
+            for (std::int64_t r = 0; r < count; ++r)
+                stream(rows + r * pitch, static_cast<S*>(target) + r * row_stride, width);
+            finish_stream();
+            return;
+        }
     for (std::int64_t r = 0; r < count; ++r)
         store(rows + r * pitch, static_cast<S*>(target) + r * row_stride, column_stride, width);
 }
