@@ -4,6 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <memory>
+#include <new>
 #include <optional>
 
 #include "sgs.h"
@@ -21,6 +24,20 @@ inline DType dtype_of_array(const pybind11::array& a) {
     if (a.dtype().attr("name").cast<std::string>() == "bfloat16") return DType::bfloat16;
     throw pybind11::type_error("expected float16, bfloat16, float32 or float64 in native byte order, got " +
                                pybind11::str(a.dtype()).cast<std::string>());
+}
+
+/// The numbers of a sequence, and how many they are; by Python's own functions, in a third of pybind's time.
+inline int integers(pybind11::handle numbers, std::array<std::int64_t, kMaxDims>& to) {
+    const auto sequence = pybind11::reinterpret_steal<pybind11::object>(
+        PySequence_Fast(numbers.ptr(), "expected a sequence of lengths or strides"));
+    if (!sequence) throw pybind11::error_already_set();
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+    if (count > kMaxDims)
+        throw pybind11::value_error("at most 32 dimensions are supported, got " + std::to_string(count));
+    for (Py_ssize_t d = 0; d < count; ++d)
+        to[static_cast<std::size_t>(d)] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(sequence.ptr(), d));
+    if (PyErr_Occurred() != nullptr) throw pybind11::error_already_set();
+    return static_cast<int>(count);
 }
 
 inline AnyView to_view(pybind11::handle object) {
@@ -41,16 +58,47 @@ inline AnyView to_view(pybind11::handle object) {
     const auto t = object.cast<pybind11::tuple>();
     v.data = reinterpret_cast<void*>(t[0].cast<std::uintptr_t>()); // NOLINT: an address is what was handed over
     v.dtype = static_cast<DType>(t[1].cast<int>());
-    const auto shape = t[2].cast<pybind11::sequence>();
-    const auto strides = t[3].cast<pybind11::sequence>();
-    v.ndim = static_cast<int>(shape.size());
-    if (v.ndim > kMaxDims)
-        throw pybind11::value_error("at most 32 dimensions are supported, got " + std::to_string(v.ndim));
-    for (int d = 0; d < v.ndim; ++d) {
-        v.shape[d] = shape[static_cast<std::size_t>(d)].cast<std::int64_t>();
-        v.strides[d] = strides[static_cast<std::size_t>(d)].cast<std::int64_t>();
-    }
+    v.ndim = integers(t[2], v.shape);
+    if (integers(t[3], v.strides) != v.ndim) throw pybind11::value_error("expected as many strides as lengths");
     return v;
+}
+
+/// The view with an axis of length 1 in front.
+inline AnyView with_front(const AnyView& v) {
+    if (v.ndim == kMaxDims) throw pybind11::value_error("at most 31 dimensions are supported, got 32");
+    AnyView w = v;
+    std::copy_n(v.shape.begin(), v.ndim, w.shape.begin() + 1);
+    std::copy_n(v.strides.begin(), v.ndim, w.strides.begin() + 1);
+    w.shape[0] = 1;
+    w.strides[0] = 0;
+    w.ndim = v.ndim + 1;
+    return w;
+}
+
+/// The view without its first axis, which has length 1.
+inline AnyView without_front(const AnyView& v) {
+    AnyView w = v;
+    std::copy_n(v.shape.begin() + 1, v.ndim - 1, w.shape.begin());
+    std::copy_n(v.strides.begin() + 1, v.ndim - 1, w.strides.begin());
+    w.ndim = v.ndim - 1;
+    return w;
+}
+
+struct Free {
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+using Scratch = std::unique_ptr<void, Free>;
+
+/// Uninitialised memory that v, whose shape and dtype are set, is made the contiguous view of.
+inline Scratch own_memory(AnyView& v) {
+    std::int64_t size = 1;
+    for (int d = v.ndim - 1; d >= 0; --d) {
+        v.strides[d] = size;
+        size *= std::max<std::int64_t>(v.shape[d], 1);
+    }
+    Scratch memory(::operator new(static_cast<std::size_t>(size) * item_size(v.dtype), std::align_val_t{64}));
+    v.data = memory.get();
+    return memory;
 }
 
 inline std::optional<AnyView> to_view_or_null(pybind11::handle object) {

@@ -48,6 +48,24 @@ def semi_global_filter(
     num_threads: int,
 ) -> None: ...
 
+# The weights of all axes from the guide (None: x), and the filter, in one call: for tensors so small that calls are what
+# costs. Axes count from the end; channel_axis None: a guide of a single channel, without that axis.
+def guided_filter(
+    x: Array,
+    guide: Array | None,
+    y: Array,
+    channel_axis: int | None,
+    axes: Sequence[int],
+    scales: Sequence[float],
+    steps: Sequence[float],
+    metric: int,
+    normalization: int,
+    residual: bool,
+    confidence: Array | None,
+    fill_value: float,
+    num_threads: int,
+) -> None: ...
+
 # Derivatives (11): the inputs of the forward call and the derivative by its result; then where to write derivatives, each
 # of its input's shape, None where not wanted.
 def scan_backward(

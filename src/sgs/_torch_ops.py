@@ -66,33 +66,47 @@ def _run_on_cuda(function: str, like: Tensor, args: Sequence[object]) -> None:
 # ---- an operator and its ways through the transforms
 
 
-_PRE_DISPATCH_MODES: Any = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_INCLUDED: Any = torch._C._dispatch_tls_is_dispatch_key_included
+_PRE_DISPATCH: Any = torch._C.DispatchKey.PreDispatch  # on while pre-dispatch tracing has a mode
 _PROFILED: Any = torch._C._autograd._profiler_enabled
+_TRANSFORMED: Any = torch._C._are_functorch_transforms_active
+_DISPATCH_MODES: Any = torch._C._len_torch_dispatch_stack
+_FUNCTION_MODES: Any = torch._C._len_torch_function_stack
+_TRACER: Any = torch._C._get_tracing_state
 
 
 _unpack_dual: Any = forward_ad.unpack_dual
 
 
-def _observed() -> bool:
-    """Whether anything wants to see operators go by: a mode, a tracer or a profiler."""
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or _PRE_DISPATCH_MODES()
-        or torch._C._get_tracing_state() is not None
-        or _PROFILED()
-    )
-
-
 def is_direct(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether a kernel may be called without the dispatcher: tensors in memory, no derivative wanted, nobody watching."""
+    """Whether a kernel may be called without the dispatcher: no derivative or transform wanted, nobody watching.
+
+    The tensors are then dense and in memory, of a type that can be filtered. It costs more to ask than anything else that
+    is done in Python for a call, so what is asked and how was timed.
+    """
     if torch.compiler.is_compiling():
         return False
     for t in tensors:
-        if t is not None and not (type(t) is Tensor and t.is_cpu and not t.requires_grad and not t.is_neg()):
+        if t is not None and not (
+            type(t) is Tensor
+            and t.is_cpu
+            and not t.requires_grad
+            and t.dtype in _CODES
+            and t.layout is torch.strided
+            and not t.is_nested
+            and not t.is_neg()
+        ):
             return False
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return not transformed and not _observed()
+    # A transform, a mode, a tracer or a profiler wants to see the operator go by.
+    return not (
+        _TRANSFORMED()
+        or forward_ad._current_level >= 0
+        or _DISPATCH_MODES()
+        or _FUNCTION_MODES()
+        or _INCLUDED(_PRE_DISPATCH)
+        or _TRACER() is not None
+        or _PROFILED()
+    )
 
 
 class _Constant:
@@ -1066,6 +1080,40 @@ def _filter_kernel(*args: Any) -> Tensor:
     inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(y), [a % ndim for a in f.axes]
     trust = _raw_or_none(f.confidence)
     _run("semi_global_filter", f.x, f.num_threads, *inputs, f.normalization, f.residual, trust, f.fill_value, None)
+    return y
+
+
+def filter_directly(
+    x: Tensor,
+    guide: Tensor | None,
+    confidence: Tensor | None,
+    channel_axis: int | None,
+    axes: Sequence[int],
+    scales: Sequence[float],
+    steps: Sequence[float],
+    metric: int,
+    normalization: int,
+    residual: bool,
+    fill_value: float,
+    num_threads: int,
+) -> Tensor:
+    """The kernels of `edge_weights`, along every axis, and of the filter in one call, where `is_direct`; one head."""
+    y = torch.empty_like(x)
+    _core.guided_filter(
+        _raw(x),
+        None if guide is None else _raw(guide),
+        _raw(y),
+        channel_axis,
+        axes,
+        scales,
+        steps,
+        metric,
+        normalization,
+        residual,
+        None if confidence is None else _raw(confidence),
+        fill_value,
+        num_threads or torch.get_num_threads(),
+    )
     return y
 
 
