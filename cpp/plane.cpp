@@ -1,6 +1,8 @@
 // The semi-global filter over two axes, both at once: a plane that stays in cache is read once and written once.
 #include <atomic>
+#include <initializer_list>
 #include <memory>
+#include <utility>
 
 #include "parallel.h"
 #include "plane_set.h"
@@ -14,22 +16,46 @@ constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
 constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a block while these are in cache
 
+// Scratch in one piece: for tiny planes it is allocations that cost. Parts are whole vectors, so that all are aligned,
+// and a vector apart, so that they do not compete for the same sets of the cache.
+template <class C> Buffer<C> lay_out(std::initializer_list<std::pair<C**, std::int64_t>> parts) {
+    std::int64_t total = 0;
+    for (const auto& [part, count] : parts) total += count + kRows;
+    Buffer<C> memory(total);
+    C* at = memory.get();
+    for (const auto& [part, count] : parts) {
+        *part = at;
+        at += count + kRows;
+    }
+    return memory;
+}
+
 // One thread's memory for whole planes. Weights are laid out once for all planes that share them.
 template <class C> struct CachedScratch {
-    explicit CachedScratch(const PlaneSet<C>& p)
-        : size(p.blocks * kRows * p.pitch), down(size + p.pitch), across(p.blocks * kRows * p.across_pitch),
-          reciprocal(size), reciprocal_across(p.line ? size : 0), trust(p.o.confidence ? size : 0), x(size), sums(size),
-          rows(2 * kRows * p.across_pitch), columns(kRows * p.pitch), terms(kRows * p.pitch), carry(p.pitch),
-          tail(kRows * kRows) {}
-    std::int64_t size;
-    Buffer<C> down, across, reciprocal, reciprocal_across, trust, x, sums, rows, columns, terms, carry, tail;
+    explicit CachedScratch(const PlaneSet<C>& p) {
+        const std::int64_t block = kRows * p.pitch, size = p.blocks * block, across_block = kRows * p.across_pitch;
+        memory = lay_out<C>({{&down, size + p.pitch},
+                             {&across, p.blocks * across_block},
+                             {&reciprocal, size},
+                             {&reciprocal_across, p.line ? size : 0},
+                             {&trust, p.o.confidence ? size : 0},
+                             {&x, size},
+                             {&sums, size},
+                             {&rows, 2 * across_block},
+                             {&columns, block},
+                             {&terms, block},
+                             {&carry, p.pitch},
+                             {&tail, kRows * kRows}});
+    }
+    Buffer<C> memory;
+    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *carry, *tail;
     std::int64_t group = -1;
     bool cuts = false;
 
     BlockWeights<C> weights(const PlaneSet<C>& p, std::int64_t block) const {
         const std::int64_t at = block * kRows * p.pitch;
-        return {down.get() + at, across.get() + block * kRows * p.across_pitch, reciprocal.get() + at,
-                p.line ? reciprocal_across.get() + at : nullptr, p.o.confidence ? trust.get() + at : nullptr};
+        return {down + at, across + block * kRows * p.across_pitch, reciprocal + at,
+                p.line ? reciprocal_across + at : nullptr, p.o.confidence ? trust + at : nullptr};
     }
 };
 
@@ -42,53 +68,64 @@ template <class C> void filter_cached(const PlaneSet<C>& p, const Options& optio
         if (s.group != plane / p.group_size) {
             s.group = plane / p.group_size;
             s.cuts = false;
-            for (std::int64_t k = 0; k < p.blocks; ++k)
-                s.cuts |= p.load_weights(s.weights(p, k), plane, k, s.rows.get());
+            for (std::int64_t k = 0; k < p.blocks; ++k) s.cuts |= p.load_weights(s.weights(p, k), plane, k, s.rows);
         }
-        PlaneBlock<C> b = p.block(s.columns.get(), s.terms.get(), s.carry.get());
+        PlaneBlock<C> b = p.block(s.columns, s.terms, s.carry);
         b.cuts = s.cuts;
         const auto enter = [&](std::int64_t k) {
             const BlockWeights<C> w = s.weights(p, k);
             p.set_weights(b, w);
             b.rows = p.block_rows(k);
-            b.sums = s.sums.get() + k * kRows * p.pitch;
-            b.x = s.x.get() + k * kRows * p.pitch;
+            b.sums = s.sums + k * kRows * p.pitch;
+            b.x = s.x + k * kRows * p.pitch;
             return w;
         };
-        std::fill_n(s.carry.get(), p.pitch, C(0));
+        std::fill_n(s.carry, p.pitch, C(0));
         for (std::int64_t k = 0; k < p.blocks; ++k) {
             const BlockWeights<C> w = enter(k);
-            p.load_trusted(s.x.get() + k * kRows * p.pitch, w.trust, plane, k);
+            p.load_trusted(s.x + k * kRows * p.pitch, w.trust, plane, k);
             kernels<C>().plane.down(b);
         }
-        std::fill_n(s.carry.get(), p.pitch, C(0));
+        std::fill_n(s.carry, p.pitch, C(0));
         for (std::int64_t k = p.blocks - 1; k >= 0; --k) {
             const BlockWeights<C> w = enter(k);
             if (p.o.filter.residual) {
                 b.residual = b.x;
                 if (p.o.confidence) { // x times confidence is not what the residual adds
-                    p.load_residual(s.terms.get(), w.trust, plane, k);
-                    b.residual = s.terms.get();
+                    p.load_residual(s.terms, w.trust, plane, k);
+                    b.residual = s.terms;
                 }
             }
-            p.finish(b, s.rows.get(), s.tail.get(), plane, k);
+            p.finish(b, s.rows, s.tail, plane, k);
         }
     });
 }
 
 // One thread's memory for a block of a few planes in turn.
 template <class C> struct BlockScratch {
-    BlockScratch(const PlaneSet<C>& p, std::int64_t together, bool keep_sums)
-        : down((kRows + 1) * p.pitch), across(kRows * p.across_pitch), reciprocal(kRows * p.pitch),
-          reciprocal_across(kRows * p.pitch), trust(kRows * p.pitch), x(kRows * p.pitch), sums(kRows * p.pitch),
-          rows(2 * kRows * p.across_pitch), columns(kRows * p.pitch), terms(kRows * p.pitch), residual(kRows * p.pitch),
-          carry(together * p.pitch), tail(kRows * kRows), kept(keep_sums ? p.blocks * kRows * p.pitch : 0) {}
-    Buffer<C> down, across, reciprocal, reciprocal_across, trust, x, sums, rows, columns, terms, residual, carry, tail;
-    Buffer<C> kept; // a plane of sums, where y cannot hold them
-
-    BlockWeights<C> weights() const {
-        return {down.get(), across.get(), reciprocal.get(), reciprocal_across.get(), trust.get()};
+    BlockScratch(const PlaneSet<C>& p, std::int64_t together, bool keep_sums) {
+        const std::int64_t block = kRows * p.pitch, across_block = kRows * p.across_pitch;
+        memory = lay_out<C>({{&down, block + p.pitch},
+                             {&across, across_block},
+                             {&reciprocal, block},
+                             {&reciprocal_across, block},
+                             {&trust, block},
+                             {&x, block},
+                             {&sums, block},
+                             {&rows, 2 * across_block},
+                             {&columns, block},
+                             {&terms, block},
+                             {&residual, block},
+                             {&carry, together * p.pitch},
+                             {&tail, kRows * kRows},
+                             {&kept, keep_sums ? p.blocks * block : 0}});
     }
+    Buffer<C> memory;
+    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *residual, *carry,
+        *tail;
+    C* kept; // a plane of sums, where y cannot hold them
+
+    BlockWeights<C> weights() const { return {down, across, reciprocal, reciprocal_across, trust}; }
 };
 
 template <class C> void filter_blocks(const PlaneSet<C>& p, const Options& options) {
@@ -110,35 +147,35 @@ template <class C> void filter_blocks(const PlaneSet<C>& p, const Options& optio
         const std::int64_t first = task / per_group * p.group_size + in_group;
         const std::int64_t count = std::min(together, p.group_size - in_group);
         const BlockWeights<C> w = s.weights();
-        PlaneBlock<C> b = p.block(s.columns.get(), s.terms.get(), s.carry.get());
+        PlaneBlock<C> b = p.block(s.columns, s.terms, s.carry);
         p.set_weights(b, w);
-        b.x = s.x.get();
+        b.x = s.x;
         const auto each_plane = [&](std::int64_t k, const auto& run) {
             cancel.check(worker);
-            b.cuts = p.load_weights(w, first, k, s.rows.get());
+            b.cuts = p.load_weights(w, first, k, s.rows);
             b.rows = p.block_rows(k);
             for (std::int64_t i = 0; i < count; ++i) {
-                b.carry = s.carry.get() + i * p.pitch;
-                b.sums = keep_sums ? s.kept.get() + k * kRows * p.pitch : s.sums.get();
-                p.load_trusted(s.x.get(), w.trust, first + i, k);
+                b.carry = s.carry + i * p.pitch;
+                b.sums = keep_sums ? s.kept + k * kRows * p.pitch : s.sums;
+                p.load_trusted(s.x, w.trust, first + i, k);
                 run(first + i);
             }
         };
-        std::fill_n(s.carry.get(), count * p.pitch, C(0));
+        std::fill_n(s.carry, count * p.pitch, C(0));
         for (std::int64_t k = 0; k < p.blocks; ++k)
             each_plane(k, [&](std::int64_t plane) {
                 kernels<C>().plane.down(b);
                 if (!keep_sums) p.store(b.sums, p.o.y, plane, k);
             });
-        std::fill_n(s.carry.get(), count * p.pitch, C(0));
+        std::fill_n(s.carry, count * p.pitch, C(0));
         for (std::int64_t k = p.blocks - 1; k >= 0; --k)
             each_plane(k, [&](std::int64_t plane) {
-                if (!keep_sums) p.load(s.sums.get(), p.o.y, plane, k);
+                if (!keep_sums) p.load(s.sums, p.o.y, plane, k);
                 if (p.o.filter.residual) {
-                    p.load_residual(s.residual.get(), w.trust, plane, k);
-                    b.residual = s.residual.get();
+                    p.load_residual(s.residual, w.trust, plane, k);
+                    b.residual = s.residual;
                 }
-                p.finish(b, s.rows.get(), s.tail.get(), plane, k);
+                p.finish(b, s.rows, s.tail, plane, k);
             });
     });
 }

@@ -81,7 +81,7 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
         };
         const std::int64_t tasks = (segments.count() + kTaskRows - 1) / kTaskRows;
         std::vector<std::unique_ptr<Rows<C>>> scratch;
-        for (int k = workers(tasks, options); k > 0; --k) scratch.push_back(std::make_unique<Rows<C>>());
+        for (int k = workers(tasks, options); k > 0; --k) scratch.push_back(std::make_unique_for_overwrite<Rows<C>>());
         CancelFlag cancel(options);
         parallel_for(tasks, options, [&](std::int64_t task, int worker) {
             Rows<C>& rows = *scratch[static_cast<std::size_t>(worker)];

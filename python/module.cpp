@@ -67,10 +67,10 @@ void semi_global_filter(py::handle x, const std::vector<py::object>& weights, py
          [&](const Options& o) { sgs::semi_global_filter(xv, wv, yv, axes, filter, pointer(cv), pointer(sv), o); });
 }
 
-// Weights of all axes from the guide, then the filter: what edge_weights and semi_global_filter do, in one call and with
-// weights that nobody else sees, for calls on tensors so small that calling is what costs. Without a guide x guides
-// itself, and its confidence tells which distances are none (8). Axes count from the end; a guide without a channel axis
-// is a single channel. Bit for bit the same as by the two: the weights lie as theirs do.
+// Weights of all axes from the guide, then the filter: what edge_weights and semi_global_filter do, in one call and
+// with weights that nobody else sees, for calls on tensors so small that calling is what costs. Without a guide x
+// guides itself, and its confidence tells which distances are none (8). Axes count from the end; a guide without a
+// channel axis is a single channel. Bit for bit the same as by the two: the weights lie as theirs do.
 void guided_filter(py::handle x, py::handle guide, py::handle y, std::optional<int> channel_axis,
                    const std::vector<int>& axes, const std::vector<double>& scales, const std::vector<double>& steps,
                    int metric, int normalization, bool residual, py::handle confidence, double fill_value,
@@ -86,6 +86,9 @@ void guided_filter(py::handle x, py::handle guide, py::handle y, std::optional<i
         std::vector<sgs::python::Scratch> memory;
         std::vector<AnyView> weights;
         std::vector<int> along;
+        memory.reserve(axes.size());
+        weights.reserve(axes.size());
+        along.reserve(axes.size());
         for (std::size_t a = 0; a < axes.size(); ++a) {
             AnyView w = gv;
             w.dtype = xv.dtype == sgs::DType::float64 ? sgs::DType::float64 : sgs::DType::float32;

@@ -133,6 +133,55 @@ def test_values_are_those_of_numpy(case: Case) -> None:
         np.testing.assert_array_equal(actual, expected)
 
 
+GUIDES = {
+    "own guide": (lambda x: None, {}),
+    "guide": (lambda x: values(2, 2, 4, 9, 17), {}),
+    "guide of the field": (lambda x: values(2, 9, 17), {}),
+    "one guide for all, channels last": (lambda x: values(2, 1, 9, 17, 3).movedim(-1, 1), {}),
+    "single channels": (lambda x: None, {"channel_axis": None, "axes": (3, 0, 2)}),
+    "a guide of channels": (lambda x: values(2, 2, 3, 9, 17, 5), {"channel_axis": -1, "axes": (2, 3)}),
+    "one axis": (lambda x: values(2, 2, 4, 9, 17), {"axes": -1}),
+}
+
+
+@pytest.mark.parametrize("normalization", ["cross", "line", None, "confidence"])
+@pytest.mark.parametrize("kind", list(GUIDES))
+def test_one_call_is_many(kind: str, normalization: Any) -> None:
+    """Weights and filter in one call of the core, where nothing is in the way, are those of the operators bit for bit."""
+    make, options = GUIDES[kind]
+    for dtype, metric, step in (
+        (F64, "euclidean", 0.0),
+        (torch.float32, "cityblock", (0.1,)),
+        (torch.bfloat16, "sqeuclidean", 0.2),
+    ):
+        x = values(1, 2, 3, 9, 17).to(dtype)
+        if kind == "one guide for all, channels last":
+            x = x.contiguous(memory_format=torch.channels_last)
+        if kind == "a guide of channels":
+            x = values(1, 2, 6, 9, 17, 5).to(dtype)[:, ::2]
+        g = make(x)
+        axes = options.get("axes", (-2, -1))
+        scale = torch.linspace(0.5, 2.0, len(axes) if isinstance(axes, tuple) else 1)
+        kinds: dict[str, Any] = {**options, "metric": metric, "residual": dtype != F64, "normalization": normalization}
+        kinds["step"] = step * len(scale) if isinstance(step, tuple) else step
+        if normalization == "confidence":
+            channel = kinds.get("channel_axis", -3)
+            field = [n for a, n in enumerate(x.shape) if channel is None or a != channel % x.ndim]
+            kinds |= {"normalization": "cross", "confidence": confidence(3, *field), "fill_value": 3.0}
+        expected = st.semi_global_filter(x.clone().requires_grad_(), g, scale, **kinds).detach()
+        actual = st.semi_global_filter(x, g, scale, **kinds)
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+
+
+def test_arguments_of_another_type_are_not_taken_for_remembered_ones() -> None:
+    """True == 1, but not as a number of heads."""
+    x = torch.randn(2, 3, 4)
+    st.semi_global_filter(x, heads=1)
+    with pytest.raises(TypeError, match="heads"):
+        st.semi_global_filter(x, heads=True)
+
+
 # ---- the fused derivatives at sizes where their tiling shows
 
 

@@ -32,7 +32,7 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
 def _raw(t: Tensor) -> tuple[Any, ...]:
     """Address, dtype, shape and strides; for data off its alignment those of a copy, which the tuple keeps alive."""
     address = t.data_ptr()
-    if address % t.element_size():
+    if address & 7 and address % t.element_size():
         t = t.clone()
         return t.data_ptr(), _CODES[t.dtype], t.shape, t.stride(), t
     return address, _CODES[t.dtype], t.shape, t.stride()
@@ -72,7 +72,7 @@ _PROFILED: Any = torch._C._autograd._profiler_enabled
 _TRANSFORMED: Any = torch._C._are_functorch_transforms_active
 _DISPATCH_MODES: Any = torch._C._len_torch_dispatch_stack
 _FUNCTION_MODES: Any = torch._C._len_torch_function_stack
-_TRACER: Any = torch._C._get_tracing_state
+_TRACING: Any = torch._C._is_tracing
 
 
 _unpack_dual: Any = forward_ad.unpack_dual
@@ -104,7 +104,7 @@ def is_direct(tensors: Sequence[Tensor | None]) -> bool:
         or _DISPATCH_MODES()
         or _FUNCTION_MODES()
         or _INCLUDED(_PRE_DISPATCH)
-        or _TRACER() is not None
+        or _TRACING()
         or _PROFILED()
     )
 
@@ -1099,10 +1099,11 @@ def filter_directly(
 ) -> Tensor:
     """The kernels of `edge_weights`, along every axis, and of the filter in one call, where `is_direct`; one head."""
     y = torch.empty_like(x)
+    values = _raw(x)
     _core.guided_filter(
-        _raw(x),
+        values,
         None if guide is None else _raw(guide),
-        _raw(y),
+        (y.data_ptr(), values[1], values[2], y.stride()),
         channel_axis,
         axes,
         scales,
