@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import torch_reference as plain
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch_cases import CASES, Case, confidence, guide, number, values, weights
 
 import sgs
@@ -431,6 +432,31 @@ def test_opcheck(name: str, operator: Any, args: Any) -> None:
     args = [a.detach().clone().requires_grad_() if isinstance(a, Tensor) else a for a in args]
     torch.library.opcheck(operator.overload, args)
     assert f"sgs.{name}.default" == str(operator.overload)
+
+
+@pytest.mark.parametrize(("name", "operator", "args"), OPERATORS, ids=[o[0] for o in OPERATORS])
+def test_bare_operators_refuse_tangents(name: str, operator: Any, args: Any) -> None:
+    """Never a silent zero: also not where vmap stands between, for any of the tensors, or where a gradient is wanted."""
+    bare = operator.overload
+    for at in (i for i, a in enumerate(args) if isinstance(a, Tensor)):
+
+        def f(t: Tensor, at: int = at) -> Any:
+            return bare(*args[:at], t, *args[at + 1 :])
+
+        t, batch = args[at], torch.stack([args[at]] * 2)
+        for call in (
+            lambda f=f, t=t: torch.func.jvp(f, (t,), (t,)),
+            lambda f=f, t=t: torch.func.jvp(f, (t.clone().requires_grad_(),), (t,)),
+            lambda f=f, t=t: torch.func.jacfwd(f)(t),
+            lambda f=f, b=batch: torch.func.jvp(torch.vmap(f), (b,), (b,)),
+            lambda f=f, b=batch: torch.vmap(lambda u, f=f: torch.func.jvp(f, (u,), (u,)))(b),
+        ):
+            with pytest.raises(RuntimeError, match="call the functions of sgs.torch"):
+                call()
+        with forward_ad.dual_level():
+            f(t)  # no tangent, none lost
+            with pytest.raises(RuntimeError, match="call the functions of sgs.torch"):
+                f(forward_ad.make_dual(t, t))
 
 
 @pytest.mark.parametrize(("name", "operator", "args"), OPERATORS[6:], ids=[o[0] for o in OPERATORS[6:]])

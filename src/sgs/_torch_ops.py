@@ -143,8 +143,11 @@ class Operator:
             _LIBRARY.impl(name, self._run, device)
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
-        torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=_LIBRARY)
         self.overload = getattr(torch.ops.sgs, name).default
+        # What torch.library.register_autograd registers, behind a look for tangents.
+        derived = torch._library.autograd.Info(self._backward, self._setup)
+        self._differentiated = torch._library.autograd.make_autograd_impl(self.overload, derived)
+        _LIBRARY.impl(name, self._with_autograd, "Autograd", with_keyset=True)
         self.function = _function(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -158,8 +161,8 @@ class Operator:
             return _transformed(self, args)
         return self.overload(*args)
 
-    def _run(self, *args: Any) -> Any:
-        # Only a compiled function, or a call that goes round `sgs.torch`, brings tangents as far as here.
+    def _refuse_tangents(self, args: tuple[Any, ...]) -> None:
+        """A compiled function, or a call that goes round `sgs.torch`, would lose them silently."""
         if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
             for t in args[: self.tensors]:
                 if t is not None and _unpack_dual(t).tangent is not None:
@@ -167,6 +170,13 @@ class Operator:
                         f"{self.overload}: forward-mode derivatives of a compiled function or of a bare operator would be "
                         "lost: compile the jvp instead, and call the functions of sgs.torch"
                     )
+
+    def _with_autograd(self, keyset: Any, *args: Any) -> Any:
+        self._refuse_tangents(args)  # of functorch's levels, too, which end here
+        return self._differentiated(keyset, *args)
+
+    def _run(self, *args: Any) -> Any:
+        self._refuse_tangents(args)  # where the level of autograd was left out
         return self.kernel(*args)
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
