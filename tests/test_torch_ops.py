@@ -387,6 +387,24 @@ def test_filled_positions_pass_no_gradient_but_through_the_residual(composed: bo
     )
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_filled_positions_by_finite_differences(residual: bool) -> None:
+    """First and second derivatives: where a value is filled in, x is still what the residual adds."""
+    x, g, c = values(1, 1, 2, 3, 4), guide(2, 1, 2, 3, 4), torch.ones(1, 3, 4, dtype=F64)
+    g = g + 4000 * torch.arange(3, dtype=F64).reshape(3, 1) + torch.rand_like(g)  # no row reaches another
+    c[:, 1], c[:, 2] = 0.0, 1e-310  # missing; too little to count
+
+    def f(x: Tensor, g: Tensor) -> Tensor:
+        return st.semi_global_filter(x, g, confidence=c, fill_value=7.0, residual=residual)
+
+    inputs = leaves(x, g)
+    assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda x, g: f(x, g).sin(), inputs)
+    (x_bar,) = torch.autograd.grad(f(*inputs).sum(), inputs[0])
+    same(x_bar[:, :, 1], torch.zeros(1, 2, 4, dtype=F64))
+    same(x_bar[:, :, 2], torch.full((1, 2, 4), float(residual), dtype=F64))
+
+
 def test_empty_tensors() -> None:
     for shape in ((0, 3), (2, 0), (2, 1)):
         w = torch.rand(1, max(shape[1] - 1, 0))

@@ -99,10 +99,13 @@ def _line_plan(name: str, x: Shape, w: Shape, axis: Any) -> int:
     return along - len(x)
 
 
-def _line(name: str, x: object, w: object, axis: object) -> tuple[Tensor, Tensor, int]:
+def _line(name: str, x: Any, w: Any, axis: object) -> tuple[Tensor, Tensor, int, bool]:
+    """Also whether a kernel may be called directly."""
+    if _torch_ops.is_direct((x, w)):
+        return x, w, _line_plan(name, x.shape, w.shape, axis, eager=True), True
     values = _tensor(name, x)
     weights = _beside("w", w, values)
-    return values, weights, _line_plan(name, values.shape, weights.shape, axis)
+    return values, weights, _line_plan(name, values.shape, weights.shape, axis), False
 
 
 def _inflow(name: str, value: object, x: Tensor, axis: int) -> Tensor | None:
@@ -163,9 +166,10 @@ def scan(
     >>> sgs.torch.scan(torch.tensor([1.0, 0.0, 0.0, 8.0]), torch.tensor([0.5, 0.5, 0.0]))
     tensor([1.0000, 0.5000, 0.2500, 8.0000])
     """
-    x, w, along = _line("x", x, w, axis)
+    x, w, along, direct = _line("x", x, w, axis)
     start = _inflow("initial", initial, x, along)
-    return _torch_ops.scan(x, w, start, along, bool(reverse), _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.scan.kernel if direct and start is None else _torch_ops.scan
+    return call(x, w, start, along, bool(reverse), _threads(num_threads))  # type: ignore[no-any-return]
 
 
 def line_filter(
@@ -203,7 +207,7 @@ def line_filter(
     >>> sgs.torch.line_filter(torch.tensor([1.0, 0.0, 0.0, 8.0]), torch.tensor([0.5, 0.5, 0.5]))
     tensor([2.0000, 2.5000, 4.2500, 8.1250])
     """
-    x, w, along = _line("x", x, w, axis)
+    x, w, along, direct = _line("x", x, w, axis)
     left = right = None
     if initial is not None:
         if not isinstance(initial, (tuple, list)):
@@ -211,7 +215,8 @@ def line_filter(
         if len(initial) != 2:
             raise ValueError(f"initial: expected (left, right), got {len(initial)} entries")
         left, right = (_inflow(f"initial[{i}]", end, x, along) for i, end in enumerate(initial))
-    return _torch_ops.line_filter(x, w, left, right, along, _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.line_filter.kernel if direct and initial is None else _torch_ops.line_filter
+    return call(x, w, left, right, along, _threads(num_threads))  # type: ignore[no-any-return]
 
 
 def _root(value: object, n: int) -> int:
@@ -251,9 +256,10 @@ def tree_aggregate(x: Tensor, w: Tensor, axis: int = -1, *, root: int = 0, num_t
     >>> sgs.torch.tree_aggregate(torch.tensor([1.0, 0.0, 0.0, 8.0]), torch.tensor([0.5, 0.5, 0.5]), root=1)
     tensor([1.0000, 2.5000, 4.0000, 8.0000])
     """
-    x, w, along = _line("x", x, w, axis)
+    x, w, along, direct = _line("x", x, w, axis)
     node = _root(root, x.shape[along])
-    return _torch_ops.tree_aggregate(x, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.tree_aggregate.kernel if direct else _torch_ops.tree_aggregate
+    return call(x, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
 
 
 def tree_update(a: Tensor, w: Tensor, axis: int = -1, *, root: int = 0, num_threads: int | None = None) -> Tensor:
@@ -287,9 +293,10 @@ def tree_update(a: Tensor, w: Tensor, axis: int = -1, *, root: int = 0, num_thre
     >>> sgs.torch.tree_update(torch.tensor([1.0, 2.5, 4.0, 8.0]), torch.tensor([0.5, 0.5, 0.5]), root=1)
     tensor([2.0000, 2.5000, 4.2500, 8.1250])
     """
-    a, w, along = _line("a", a, w, axis)
+    a, w, along, direct = _line("a", a, w, axis)
     node = _root(root, a.shape[along])
-    return _torch_ops.tree_update(a, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.tree_update.kernel if direct else _torch_ops.tree_update
+    return call(a, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
 
 
 # ---- planes
@@ -744,7 +751,7 @@ def attention_map(
         As in `semi_global_filter`, where the guide stands for x.
     confidence : Tensor, optional
         As in `semi_global_filter`: the shape of the guide without its channel axis, batch axes broadcast. The map is
-        0 where it is 0, and everywhere if `position` is not supported.
+        0 where it is 0, and everywhere if `position` is not supported, but for the residual.
 
     Returns
     -------
