@@ -3,7 +3,7 @@
 import doctest
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,15 @@ from sgs import _torch_ops as ops
 F64 = torch.float64
 HALVES = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from more, and two processors shared with others make them slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def leaves(*tensors: Tensor) -> list[Tensor]:

@@ -31,9 +31,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
+    """And one thread: tiny tensors gain nothing from more, and two processors shared with others make them slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+    torch.set_num_threads(threads)
 
 
 # Traced and differentiated as by the default compiler, but run by torch's own kernels: compiling C++ takes long.
