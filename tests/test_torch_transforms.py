@@ -483,8 +483,9 @@ def test_functorch_inside_a_full_graph_is_refused() -> None:
 @pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=lambda c: c.name)
 def test_default_compiler(case: Case) -> None:
     f = torch.compile(case.function(sgs.torch), fullgraph=True)
+    failure = getattr(torch._inductor.exc, "InductorError", torch._dynamo.exc.BackendCompilerFailed)  # until torch 2.7
     try:
         actual = gradients(f, case.tensors(*SIZES))
-    except torch._inductor.exc.InductorError as error:  # no C++ compiler on this machine
+    except failure as error:  # no C++ compiler on this machine
         pytest.skip(str(error))
     same(actual, gradients(case.function(plain), case.tensors(*SIZES)))
