@@ -1,6 +1,6 @@
 // The semi-global filter (7), (8): all axes of a block of planes in turn, while it is in cache.
 #include "filter.h"
-#include "walk.h"
+#include "long_lines.h"
 
 namespace sgs {
 namespace {
@@ -115,7 +115,7 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
         }
         if (last_axis && normalization == Normalization::cross) {
             load(side, rs, first, steps);
-            pointwise.normalize(y, side, static_cast<C>(o.filter.fill_value), count);
+            pointwise.normalize(y, side, static_cast<C>(o.filter.fill_value), count, o.confidence.has_value());
         }
         if (last_axis && o.filter.residual) {
             load(s.x.get(), xs, first, steps);
@@ -127,14 +127,44 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
         }
         store(y, ys, first, steps);
     };
-    std::fill_n(s.forward, kLanes, C(0));
-    std::fill_n(s.backward, kLanes, C(0));
-    walk_line(lines.steps(), load_x, ws, s, finish);
+    load_initial(s.forward, lines, o.above ? &*o.above : nullptr, tile);
+    load_initial(s.backward, lines, o.below ? &*o.below : nullptr, tile);
+    walk_line(lines.steps(), o.below.has_value(), load_x, ws, s, finish);
+}
+
+template <class C> void run(const Operands& o, const Options& options);
+
+// o with every array replaced by change(array).
+template <class F> Operands with_each(Operands o, const F& change) {
+    o.x = change(o.x);
+    o.y = change(o.y);
+    for (AnyView& w : o.weights) w = change(w);
+    for (AnyView& r : o.reciprocals) r = change(r);
+    for (std::optional<AnyView>* v : {&o.confidence, &o.above, &o.below})
+        if (*v) *v = change(**v);
+    return o;
+}
+
+template <class C> void run_long_lines(const Operands& o, const Options& options) {
+    LongLines<C> cut(o.y, o.axes[0]);
+    cut.find_ends(o.x, o.confidence ? &*o.confidence : nullptr, o.weights[0], nullptr, nullptr, options);
+    Operands segments = with_each(o, [&](const AnyView& v) { return cut.segments(v); });
+    ++segments.axes[0];
+    segments.above = cut.above();
+    segments.below = cut.below();
+    run<C>(segments, options);
+    Operands tail = with_each(o, [&](const AnyView& v) { return cut.tail(v); });
+    tail.above = cut.above_tail();
+    run<C>(tail, options);
 }
 
 template <class C> void run(const Operands& o, const Options& options) {
     if (is_plane_filter(o)) {
         filter_planes<C>(o, options);
+        return;
+    }
+    if (o.axes.size() == 1 && are_few_and_long(o.y, o.axes[0])) {
+        run_long_lines<C>(o, options);
         return;
     }
     // Sums between the axes are kept in y where it can hold them, which costs no memory.
@@ -144,13 +174,7 @@ template <class C> void run(const Operands& o, const Options& options) {
     for (const int a : o.axes) longest = std::max(longest, o.x.shape[a]);
 
     const auto unit_operands = [&](std::int64_t unit) {
-        Operands u = o;
-        u.x = units.part(o.x, unit);
-        u.y = units.part(o.y, unit);
-        for (AnyView& w : u.weights) w = units.part(w, unit);
-        if (u.confidence) u.confidence = units.part(*o.confidence, unit);
-        for (AnyView& r : u.reciprocals) r = units.part(r, unit);
-        return u;
+        return with_each(o, [&](const AnyView& v) { return units.part(v, unit); });
     };
     const auto make_sums = [&](int count) {
         std::vector<Buffer<C>> sums;
@@ -276,6 +300,22 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
     return buffers;
 }
 
+// Whether some element of a may lie where one of b does.
+bool may_overlap(const AnyView& a, const AnyView& b) {
+    const auto range = [](const AnyView& v) {
+        const char* low = static_cast<const char*>(v.data);
+        const char* high = low + item_size(v.dtype);
+        for (int d = 0; d < v.ndim; ++d) {
+            const std::int64_t reach = (v.shape[d] - 1) * v.strides[d] * static_cast<std::int64_t>(item_size(v.dtype));
+            (reach < 0 ? low : high) += reach;
+        }
+        return std::pair(low, high);
+    };
+    const auto [a_low, a_high] = range(a);
+    const auto [b_low, b_high] = range(b);
+    return a_low < b_high && b_low < a_high;
+}
+
 } // namespace
 
 void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, const AnyView& y, std::span<const int> axes,
@@ -294,6 +334,48 @@ void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, cons
         using C = decltype(zero);
         const std::vector<Buffer<C>> buffers = make_reciprocals<C>(o, support != nullptr ? &s : nullptr, options);
         run<C>(o, options);
+    });
+}
+
+void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, std::span<const int> axes,
+                        const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
+                        const Options& options) {
+    if (x.size() == 0) return;
+    with_compute_type(x.dtype, [&](auto zero) {
+        using C = decltype(zero);
+        Operands o;
+        o.x = x;
+        o.y = y;
+        o.filter = filter;
+        o.axes.assign(axes.begin(), axes.end());
+        AnyView first_channel = guide.view;
+        first_channel.shape[guide.channel_axis] = 1;
+        o.guide = GuideOperand{broadcast(first_channel, x),
+                               guide.view.shape[guide.channel_axis],
+                               guide.view.strides[guide.channel_axis],
+                               {guide.scales.begin(), guide.scales.end()},
+                               {guide.steps.begin(), guide.steps.end()},
+                               guide.metric,
+                               {}};
+        if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
+        if (confidence != nullptr) o.confidence = broadcast(*confidence, x);
+        // Made where they are used, weights are in the computing type, and read the guide while y is written.
+        const bool same_type = (guide.view.dtype == DType::float64) == (dtype_of<C>::value == DType::float64);
+        if (same_type && support == nullptr && !may_overlap(guide.view, y) && makes_weights<C>(o)) {
+            filter_planes<C>(o, options);
+            return;
+        }
+        std::vector<Buffer<C>> memory;
+        std::vector<AnyView> weights;
+        for (std::size_t k = 0; k < axes.size(); ++k) {
+            AnyView w = first_channel;
+            w.shape[axes[k]] = std::max<std::int64_t>(w.shape[axes[k]] - 1, 0);
+            memory.emplace_back(w.size());
+            weights.push_back(dense_like(w, memory.back().get()));
+            edge_weights(guide.view, weights.back(), guide.channel_axis, axes[k], guide.scales[k], guide.steps[k],
+                         guide.metric, guide.confidence, options);
+        }
+        semi_global_filter(x, weights, y, axes, filter, confidence, support, options);
     });
 }
 

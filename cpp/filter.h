@@ -8,13 +8,25 @@
 
 namespace sgs {
 
+/// A guide whose weights are made where they are used (1), (2).
+struct GuideOperand {
+    AnyView view; // of x's rank, broadcast along x's channels: the first of its own
+    std::int64_t channels, channel_stride;
+    std::vector<double> scales, steps; // one per axis
+    Metric metric;
+    std::optional<AnyView> confidence; // distances to where it is 0 are 0
+};
+
 struct Operands {
     AnyView x, y;
+    std::optional<GuideOperand> guide; // or weights and reciprocals
     std::vector<AnyView> weights;
     std::vector<int> axes;
     FilterOptions filter;
     std::optional<AnyView> confidence;
     std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
+    std::optional<AnyView> above,
+        below; // of one axis: what flows into its lines; the edge to below is still to be crossed
 };
 
 /// Whether y can hold sums in the computing type before they are finished: then they cost no memory.
@@ -24,6 +36,9 @@ template <class C> bool holds_sums(const Operands& o) {
 
 /// Whether filter_planes serves: two axes, lines that fill vectors.
 bool is_plane_filter(const Operands& o);
+
+/// Whether filter_planes best makes weights and supports itself, from o.guide.
+template <class C> bool makes_weights(const Operands& o);
 
 /// (7), (8) plane by plane, both axes of a plane together.
 template <class C> void filter_planes(const Operands& o, const Options& options);

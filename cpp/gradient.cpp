@@ -173,7 +173,7 @@ template <class C> void differentiate(const Gradient& g, const AnyView& sums, st
         load(s.p.get(), x->at(repeat), first, steps);
         if (c) pointwise.trust(s.p.get(), s.c.get(), steps * kLanes);
         load(s.q.get(), y_bar->at(repeat), first, steps);
-        if (r) pointwise.normalize(s.q.get(), s.r.get(), C(0), steps * kLanes);
+        if (r) pointwise.normalize(s.q.get(), s.r.get(), C(0), steps * kLanes, c != nullptr);
     };
     const auto load_end = [&](C* carry, const std::unique_ptr<Visits::Operand>& end, std::int64_t repeat) {
         std::fill_n(carry, kLanes, C(0));

@@ -45,8 +45,8 @@ template <class C> struct PointwiseKernels {
     void (*mask)(C* x, const C* c, std::int64_t count);
     /// S becomes 1 / S; where only_supported, -1 marks a position whose S is not at least the least support.
     void (*reciprocal)(C* s, std::int64_t count, bool only_supported);
-    /// y becomes y times the reciprocal support, and fill where that is marked.
-    void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count);
+    /// y becomes y times the reciprocal support, and where only_supported fill where that is marked.
+    void (*normalize)(C* y, const C* reciprocal, C fill, std::int64_t count, bool only_supported);
 };
 
 /// On rows of count elements.
@@ -96,6 +96,12 @@ template <class C> struct PlaneKernels {
     void (*down)(const PlaneBlock<C>& block);
     /// Upward scan, normalisation, residual: y.
     void (*up)(const PlaneBlock<C>& block);
+    /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row; B of the first row;
+    /// the product of the weights from the first row to the one after the last.
+    void (*ends)(const PlaneBlock<C>& block, bool start, C* below, C* above, C* through);
+    bool (*has_zero)(const C* row, std::int64_t count);
+    /// next += through times carry, where there is a way through.
+    void (*pass_on)(C* next, const C* through, const C* carry, std::int64_t count);
 };
 
 /// One row of positions of kLanes planes that share their weights: tiles [width][kLanes], and one number for each

@@ -1,7 +1,5 @@
 // The semi-global filter over two axes with kLanes planes side by side: for channels that lie together in memory, and
 // for planes too small to fill vectors by themselves.
-#include <memory>
-
 #include "parallel.h"
 #include "plane_set.h"
 
@@ -25,8 +23,6 @@ struct LanesView {
     alignas(64) std::int64_t offsets[kLanes];
 };
 
-bool has_zero(const auto* row, std::int64_t count) { return std::find(row, row + count, 0) != row + count; }
-
 } // namespace
 
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
@@ -36,13 +32,11 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
     const bool keep_sums = keep_x || !holds_sums<C>(o);
     const std::int64_t per_group = (p.group_size + kLanes - 1) / kLanes;
     const std::int64_t tasks = p.planes / p.group_size * per_group;
-    std::vector<std::unique_ptr<LanesScratch<C>>> scratch;
-    for (int k = workers(tasks, options); k > 0; --k)
-        scratch.push_back(std::make_unique<LanesScratch<C>>(p, keep_x, keep_sums));
+    const PerWorker<LanesScratch<C>> scratch(tasks, options, p, keep_x, keep_sums);
     CancelFlag cancel(options);
 
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        LanesScratch<C>& s = *scratch[static_cast<std::size_t>(worker)];
+        LanesScratch<C>& s = scratch[worker];
         const std::int64_t in_group = task % per_group * kLanes;
         const std::int64_t first = task / per_group * p.group_size + in_group;
         const int lanes = static_cast<int>(std::min<std::int64_t>(kLanes, p.group_size - in_group));
@@ -79,8 +73,8 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
             p.load_across(s.across.get(), first, i);
             p.load_reciprocals(s.reciprocal.get(), s.reciprocal_across.get(), first, i);
             if (o.confidence) p.load_row(s.trust.get(), *o.confidence, first, i);
-            r.cuts = has_zero(s.down.get(), p.width) || has_zero(s.up.get(), p.width) ||
-                     has_zero(s.across.get(), p.width - 1);
+            r.cuts = has_zero(s.down.get(), p.width, p.width, 1) || has_zero(s.up.get(), p.width, p.width, 1) ||
+                     has_zero(s.across.get(), p.width, p.width - 1, 1);
             r.sums = s.sums.get() + (keep_sums ? i * s.tile : 0);
             C* x = s.x.get() + (keep_x ? i * s.tile : 0);
             r.x = x;

@@ -1,13 +1,51 @@
 // One axis: scan (4) and line filter (5).
-#include "walk.h"
+#include "long_lines.h"
 
 namespace sgs {
+namespace {
+
+template <class C> void scan_lines(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
+                                   const AnyView* initial, const Options& options) {
+    const Lines lines(x, axis);
+    Scratches<C> scratches(lines.tiles(), 0, options);
+    parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
+        WalkScratch<C>& s = scratches[worker];
+        const Strand xs(lines, x, tile), ws(lines, w, tile), ys(lines, y, tile);
+        load_initial(s.forward, lines, initial, tile);
+        walk_scan(
+            lines.steps(), [&](std::int64_t first, std::int64_t steps) { load(s.x.get(), xs, first, steps); }, ws, ys,
+            s.forward, s);
+    });
+}
+
+// `linked` says that an edge follows the last element of each line, which right is still to cross.
+template <class C> void filter_lines(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
+                                     const AnyView* left, const AnyView* right, bool linked, const Options& options) {
+    const Lines lines(x, axis);
+    Scratches<C> scratches(lines.tiles(), lines.steps(), options);
+    parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
+        WalkScratch<C>& s = scratches[worker];
+        const Strand xs(lines, x, tile), ws(lines, w, tile), ys(lines, y, tile);
+        load_initial(s.forward, lines, left, tile);
+        load_initial(s.backward, lines, right, tile);
+        walk_line(
+            lines.steps(), linked, [&](std::int64_t first, std::int64_t steps) { load(s.x.get(), xs, first, steps); },
+            ws, s,
+            [&](std::int64_t first, std::int64_t steps) {
+                kernels<C>().pointwise.add(s.terms.get(), s.x.get(), steps * kLanes);
+                store(s.terms.get(), ys, first, steps);
+            });
+    });
+}
+
+} // namespace
 
 void scan(const AnyView& x, const AnyView& w, const AnyView& y, int axis, bool reverse, const AnyView* initial,
           const Options& options) {
     if (x.size() == 0) return;
     AnyView links = broadcast(w, x, axis);
-    AnyView start = initial != nullptr ? broadcast(*initial, x, axis) : AnyView{};
+    const AnyView start = initial != nullptr ? broadcast(*initial, x, axis) : AnyView{};
+    const AnyView* entering = initial != nullptr ? &start : nullptr;
     AnyView from = x;
     AnyView to = y;
     if (reverse) { // the reverse scan is the scan of the flipped lines
@@ -15,18 +53,17 @@ void scan(const AnyView& x, const AnyView& w, const AnyView& y, int axis, bool r
         to = flip(to, axis);
         links = flip(links, axis);
     }
-    const Lines lines(from, axis);
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
-        Scratches<C> scratches(lines.tiles(), 0, options);
-        parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
-            WalkScratch<C>& s = scratches[worker];
-            const Strand xs(lines, from, tile), ws(lines, links, tile), ys(lines, to, tile);
-            load_initial(s.forward, lines, initial != nullptr ? &start : nullptr, tile);
-            walk_scan(
-                lines.steps(), [&](std::int64_t first, std::int64_t steps) { load(s.x.get(), xs, first, steps); }, ws,
-                ys, s.forward, s);
-        });
+        if (!are_few_and_long(x, axis)) {
+            scan_lines<C>(from, links, to, axis, entering, options);
+            return;
+        }
+        LongLines<C> cut(from, axis);
+        cut.find_ends(from, nullptr, links, entering, nullptr, options);
+        const AnyView above = cut.above(), above_tail = cut.above_tail();
+        scan_lines<C>(cut.segments(from), cut.segments(links), cut.segments(to), axis + 1, &above, options);
+        scan_lines<C>(cut.tail(from), cut.tail(links), cut.tail(to), axis, &above_tail, options);
     });
 }
 
@@ -34,25 +71,21 @@ void line_filter(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
                  const AnyView* right, const Options& options) {
     if (x.size() == 0) return;
     const AnyView links = broadcast(w, x, axis);
-    const AnyView into_first = left != nullptr ? broadcast(*left, x, axis) : AnyView{};
-    const AnyView into_last = right != nullptr ? broadcast(*right, x, axis) : AnyView{};
-    const Lines lines(x, axis);
+    const AnyView left_view = left != nullptr ? broadcast(*left, x, axis) : AnyView{};
+    const AnyView right_view = right != nullptr ? broadcast(*right, x, axis) : AnyView{};
+    const AnyView* into_first = left != nullptr ? &left_view : nullptr;
+    const AnyView* into_last = right != nullptr ? &right_view : nullptr;
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
-        Scratches<C> scratches(lines.tiles(), lines.steps(), options);
-        parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
-            WalkScratch<C>& s = scratches[worker];
-            const Strand xs(lines, x, tile), ws(lines, links, tile), ys(lines, y, tile);
-            load_initial(s.forward, lines, left != nullptr ? &into_first : nullptr, tile);
-            load_initial(s.backward, lines, right != nullptr ? &into_last : nullptr, tile);
-            walk_line(
-                lines.steps(), [&](std::int64_t first, std::int64_t steps) { load(s.x.get(), xs, first, steps); }, ws,
-                s,
-                [&](std::int64_t first, std::int64_t steps) {
-                    kernels<C>().pointwise.add(s.terms.get(), s.x.get(), steps * kLanes);
-                    store(s.terms.get(), ys, first, steps);
-                });
-        });
+        if (!are_few_and_long(x, axis)) {
+            filter_lines<C>(x, links, y, axis, into_first, into_last, false, options);
+            return;
+        }
+        LongLines<C> cut(x, axis);
+        cut.find_ends(x, nullptr, links, into_first, into_last, options);
+        const AnyView above = cut.above(), above_tail = cut.above_tail(), below = cut.below();
+        filter_lines<C>(cut.segments(x), cut.segments(links), cut.segments(y), axis + 1, &above, &below, true, options);
+        filter_lines<C>(cut.tail(x), cut.tail(links), cut.tail(y), axis, &above_tail, into_last, false, options);
     });
 }
 

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
-#include <thread>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -37,8 +36,6 @@ bool cancel_requested(const Options& options) {
 } // namespace
 
 bool forked() { return in_forked_child; }
-
-int hardware_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
 int workers(std::int64_t count, const Options& options) {
 #if defined(_OPENMP)

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "sgs.h"
 
@@ -15,6 +17,20 @@ void parallel_for(std::int64_t count, const Options& options,
 
 /// Threads that parallel_for will use: 1 in a forked child, where OpenMP would hang.
 int workers(std::int64_t count, const Options& options);
+
+/// One scratch for each worker of a parallel_for over `tasks`.
+template <class T> class PerWorker {
+  public:
+    template <class... Args> PerWorker(std::int64_t tasks, const Options& options, const Args&... args) {
+        const int count = workers(tasks, options);
+        for (int k = 0; k < count; ++k) all_.push_back(std::make_unique<T>(args...));
+    }
+    T& operator[](int worker) const { return *all_[static_cast<std::size_t>(worker)]; }
+    int count() const { return static_cast<int>(all_.size()); }
+
+  private:
+    std::vector<std::unique_ptr<T>> all_;
+};
 
 /// For tasks of a parallel_for that are long themselves.
 class CancelFlag {

@@ -1,55 +1,62 @@
-// The semi-global filter over two axes, both at once: a plane that stays in cache is read once and written once.
-#include <atomic>
-#include <initializer_list>
-#include <memory>
-#include <utility>
-
+// The semi-global filter over two axes, both at once, in bands of rows that stay in cache from the way down to the way
+// up: x is read once and y written once. A plane of several bands is read once more before, for what flows into each.
 #include "parallel.h"
 #include "plane_set.h"
+#include "plane_weights.h"
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kCachedPlane = 1 << 18;    // padded elements: larger planes outgrow a core's own cache
+const std::int64_t kBand = std::getenv("KB") ? 1 << std::atoi(std::getenv("KB")) : 1 << 16; // padded elements of a band
 constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
 constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
-constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a block while these are in cache
+constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
+constexpr std::int64_t kStrip = 1024;             // columns that one task connects
+constexpr std::int64_t kFewPlanes = 4;            // that share weights, for which these are made band by band
+constexpr std::int64_t kFewChannels = 16;         // of such a guide
 
-// Scratch in one piece: for tiny planes it is allocations that cost. Parts are whole vectors, so that all are aligned,
-// and a vector apart, so that they do not compete for the same sets of the cache.
-template <class C> Buffer<C> lay_out(std::initializer_list<std::pair<C**, std::int64_t>> parts) {
-    std::int64_t total = 0;
-    for (const auto& [part, count] : parts) total += count + kRows;
-    Buffer<C> memory(total);
-    C* at = memory.get();
-    for (const auto& [part, count] : parts) {
-        *part = at;
-        at += count + kRows;
-    }
-    return memory;
-}
+// How the planes are cut.
+template <class C> struct Bands {
+    explicit Bands(const PlaneSet<C>& p)
+        : blocks(std::clamp<std::int64_t>(kBand / (kRows * p.pitch), 1, p.blocks)),
+          count((p.blocks + blocks - 1) / blocks) {}
+    std::int64_t blocks, count;
 
-// One thread's memory for whole planes. Weights are laid out once for all planes that share them.
-template <class C> struct CachedScratch {
-    explicit CachedScratch(const PlaneSet<C>& p) {
-        const std::int64_t block = kRows * p.pitch, size = p.blocks * block, across_block = kRows * p.across_pitch;
-        memory = lay_out<C>({{&down, size + p.pitch},
-                             {&across, p.blocks * across_block},
-                             {&reciprocal, size},
-                             {&reciprocal_across, p.line ? size : 0},
-                             {&trust, p.o.confidence ? size : 0},
-                             {&x, size},
-                             {&sums, size},
-                             {&rows, 2 * across_block},
-                             {&columns, block},
-                             {&terms, block},
-                             {&carry, p.pitch},
-                             {&tail, kRows * kRows}});
+    std::int64_t first(std::int64_t band) const { return band * blocks; }
+    std::int64_t end(const PlaneSet<C>& p, std::int64_t band) const { return std::min(p.blocks, (band + 1) * blocks); }
+};
+
+// One thread's memory for a band, in one piece, since for tiny planes it is allocations that cost. Weights, and
+// supports that are not given, are laid out once for all planes that share them.
+template <class C> struct BandScratch {
+    BandScratch(const PlaneSet<C>& p, const Bands<C>& bands) {
+        const std::int64_t block = kRows * p.pitch, size = bands.blocks * block;
+        const std::pair<C**, std::int64_t> parts[] = {
+            {&down, size + p.pitch},
+            {&across, bands.blocks * kRows * p.across_pitch},
+            {&reciprocal, p.o.filter.normalization == Normalization::none ? 0 : size},
+            {&reciprocal_across, p.line ? size : 0},
+            {&trust, p.o.confidence ? size : 0},
+            {&x, size},
+            {&sums, size},
+            {&rows, weights_scratch(p)},
+            {&columns, block},
+            {&terms, block},
+            {&carry, 2 * p.pitch},
+            {&tail, kRows * kRows}};
+        std::int64_t total = 0;
+        for (const auto& part : parts) total += part.second; // whole vectors each, so that all are aligned
+        memory = Buffer<C>(total);
+        C* at = memory.get();
+        for (const auto& [part, count] : parts) {
+            *part = at;
+            at += count;
+        }
     }
     Buffer<C> memory;
     C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *carry, *tail;
-    std::int64_t group = -1;
+    std::int64_t group = -1, band = -1; // whose weights these are
     bool cuts = false;
 
     BlockWeights<C> weights(const PlaneSet<C>& p, std::int64_t block) const {
@@ -59,145 +66,206 @@ template <class C> struct CachedScratch {
     }
 };
 
-template <class C> void filter_cached(const PlaneSet<C>& p, const Options& options) {
-    std::vector<std::unique_ptr<CachedScratch<C>>> scratch;
-    for (int k = workers(p.planes, options); k > 0; --k) scratch.push_back(std::make_unique<CachedScratch<C>>(p));
+// (4) is linear in what flows into a band: what leaves it is what would leave it alone, plus what enters times the
+// product of the weights that this crosses.
+template <class C> class BandEnds {
+  public:
+    /// For planes [start, end).
+    BandEnds(const PlaneSet<C>& p, std::int64_t bands, std::int64_t start, std::int64_t end)
+        : pitch_(p.pitch), bands_(bands), start_(start), above_((end - start) * (bands + 1) * pitch_),
+          below_((end - start) * (bands + 1) * pitch_), through_(bands * pitch_) {}
 
-    parallel_for(p.planes, options, [&](std::int64_t plane, int worker) {
-        CachedScratch<C>& s = *scratch[static_cast<std::size_t>(worker)];
-        if (s.group != plane / p.group_size) {
-            s.group = plane / p.group_size;
-            s.cuts = false;
-            for (std::int64_t k = 0; k < p.blocks; ++k) s.cuts |= p.load_weights(s.weights(p, k), plane, k, s.rows);
+    /// What enters band k from above: the weight of its upper edge times F of the row before.
+    C* above(std::int64_t plane, std::int64_t k) const { return above_.get() + at(plane, k); }
+    /// B of the first row of band k, which enters band k - 1 from below.
+    C* below(std::int64_t plane, std::int64_t k) const { return below_.get() + at(plane, k); }
+    /// Product of the weights from the first row of band k to the first of the next.
+    C* through(std::int64_t k) const { return through_.get() + k * pitch_; }
+
+    /// From what leaves each band alone to what leaves it, for columns [first, first + count) of a plane.
+    void connect(std::int64_t plane, std::int64_t first, std::int64_t count) const {
+        std::fill_n(above(plane, 0) + first, count, C(0));
+        std::fill_n(below(plane, bands_) + first, count, C(0));
+        for (std::int64_t k = 0; k < bands_; ++k)
+            kernels<C>().plane.pass_on(above(plane, k + 1) + first, through(k) + first, above(plane, k) + first, count);
+        for (std::int64_t k = bands_ - 1; k >= 0; --k)
+            kernels<C>().plane.pass_on(below(plane, k) + first, through(k) + first, below(plane, k + 1) + first, count);
+    }
+
+  private:
+    std::int64_t at(std::int64_t plane, std::int64_t k) const { return ((plane - start_) * (bands_ + 1) + k) * pitch_; }
+    std::int64_t pitch_, bands_, start_;
+    Buffer<C> above_, below_, through_;
+};
+
+// What leaves a band by itself, for planes first + i, i in [from, end); -1 is the field that supports are found from.
+template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t first,
+                                  std::int64_t from, std::int64_t end, const BandEnds<C>& ends,
+                                  const BandScratch<C>& s) {
+    const BlockWeights<C> w = s.weights(p, 0);
+    PlaneBlock<C> b = p.block();
+    b.down = w.down;
+    b.x = s.x;
+    for (std::int64_t k = bands.first(band); k < bands.end(p, band); ++k) {
+        load_leaving(p, w, first, k, s.rows);
+        b.rows = p.block_rows(k);
+        for (std::int64_t i = from; i < end; ++i) {
+            p.load_trusted(s.x, w.trust, i < 0 ? kOnes : first + i, k);
+            // All planes cross the same weights: products of any but the first go to scratch.
+            kernels<C>().plane.ends(b, k == bands.first(band), ends.above(i, band + 1), ends.below(i, band),
+                                    i <= 0 && i == from ? ends.through(band) : s.sums + (i - from) * p.pitch);
         }
-        PlaneBlock<C> b = p.block(s.columns, s.terms, s.carry);
-        b.cuts = s.cuts;
-        const auto enter = [&](std::int64_t k) {
-            const BlockWeights<C> w = s.weights(p, k);
-            p.set_weights(b, w);
-            b.rows = p.block_rows(k);
-            b.sums = s.sums + k * kRows * p.pitch;
-            b.x = s.x + k * kRows * p.pitch;
-            return w;
-        };
-        std::fill_n(s.carry, p.pitch, C(0));
-        for (std::int64_t k = 0; k < p.blocks; ++k) {
-            const BlockWeights<C> w = enter(k);
-            p.load_trusted(s.x + k * kRows * p.pitch, w.trust, plane, k);
-            kernels<C>().plane.down(b);
+    }
+}
+
+// Both passes over one band of one plane; above and below enter it and are used up. kOnes leaves its sums, the
+// supports, in s.reciprocal.
+template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t plane,
+                                    C* above, C* below, const BandScratch<C>& s) {
+    PlaneBlock<C> b = p.block();
+    b.columns = s.columns;
+    b.terms = s.terms;
+    b.carry = above;
+    b.cuts = s.cuts;
+    const std::int64_t first = bands.first(band);
+    const auto enter = [&](std::int64_t k) {
+        const BlockWeights<C> w = s.weights(p, k - first);
+        p.set_weights(b, w, plane);
+        b.rows = p.block_rows(k);
+        b.sums = s.sums + (k - first) * kRows * p.pitch;
+        C* x = s.x + (k - first) * kRows * p.pitch;
+        b.x = x;
+        return std::pair(w, x);
+    };
+    for (std::int64_t k = first; k < bands.end(p, band); ++k) {
+        const auto [w, x] = enter(k);
+        p.load_trusted(x, w.trust, plane, k);
+        kernels<C>().plane.down(b);
+    }
+    b.carry = below;
+    for (std::int64_t k = bands.end(p, band) - 1; k >= first; --k) {
+        const auto [w, x] = enter(k);
+        if (plane == kOnes) {
+            b.y = w.reciprocal;
+            b.y_stride = b.y_whole = p.pitch;
+            kernels<C>().plane.up(b);
+            continue;
         }
-        std::fill_n(s.carry, p.pitch, C(0));
-        for (std::int64_t k = p.blocks - 1; k >= 0; --k) {
-            const BlockWeights<C> w = enter(k);
-            if (p.o.filter.residual) {
-                b.residual = b.x;
-                if (p.o.confidence) { // x times confidence is not what the residual adds
-                    p.load_residual(s.terms, w.trust, plane, k);
-                    b.residual = s.terms;
-                }
+        if (p.o.filter.residual) {
+            b.residual = x;
+            if (p.o.confidence) { // x times confidence is not what the residual adds
+                p.load_residual(s.terms, w.trust, plane, k);
+                b.residual = s.terms;
             }
-            p.finish(b, s.rows, s.tail, plane, k);
+        }
+        p.finish(b, s.rows, s.tail, plane, k);
+    }
+}
+
+// Weights, supports and confidence of a band, where they are not there yet.
+template <class C> void load_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t group, std::int64_t band,
+                                  C* above, C* below, BandScratch<C>& s) {
+    if (s.group == group && s.band == band) return;
+    s.group = group;
+    s.band = band;
+    s.cuts = false;
+    const std::int64_t first = bands.first(band), end = bands.end(p, band);
+    for (std::int64_t k = first; k < end; ++k)
+        s.cuts |= load_weights(p, s.weights(p, k - first), group * p.group_size, k, s.rows);
+    if (band > 0) std::fill_n(s.down, p.pitch, C(1)); // what enters has crossed the edge
+    if (!p.finds_support()) return;
+    filter_band(p, bands, band, kOnes, above, below, s);
+    kernels<C>().pointwise.reciprocal(s.reciprocal, (end - first) * kRows * p.pitch, p.o.confidence.has_value());
+}
+
+// Planes of one band each.
+template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
+    const PerWorker<BandScratch<C>> scratch(p.planes, options, p, bands);
+    // A few planes of a group stay with one thread, which then makes their weights alone.
+    const std::int64_t together = std::clamp<std::int64_t>(p.planes / (8 * options.num_threads), 1, p.group_size);
+    const std::int64_t parts = (p.group_size + together - 1) / together;
+    parallel_for(p.planes / p.group_size * parts, options, [&](std::int64_t task, int worker) {
+        BandScratch<C>& s = scratch[worker];
+        C* const above = s.carry;
+        C* const below = s.carry + p.pitch;
+        const auto nothing_enters = [&] { std::fill_n(s.carry, 2 * p.pitch, C(0)); };
+        const std::int64_t group = task / parts, from = task % parts * together;
+        nothing_enters();
+        load_band(p, bands, group, 0, above, below, s);
+        for (std::int64_t i = from; i < std::min(p.group_size, from + together); ++i) {
+            nothing_enters();
+            filter_band(p, bands, 0, group * p.group_size + i, above, below, s);
         }
     });
 }
 
-// One thread's memory for a block of a few planes in turn.
-template <class C> struct BlockScratch {
-    BlockScratch(const PlaneSet<C>& p, std::int64_t together, bool keep_sums) {
-        const std::int64_t block = kRows * p.pitch, across_block = kRows * p.across_pitch;
-        memory = lay_out<C>({{&down, block + p.pitch},
-                             {&across, across_block},
-                             {&reciprocal, block},
-                             {&reciprocal_across, block},
-                             {&trust, block},
-                             {&x, block},
-                             {&sums, block},
-                             {&rows, 2 * across_block},
-                             {&columns, block},
-                             {&terms, block},
-                             {&residual, block},
-                             {&carry, together * p.pitch},
-                             {&tail, kRows * kRows},
-                             {&kept, keep_sums ? p.blocks * block : 0}});
-    }
-    Buffer<C> memory;
-    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *residual, *carry,
-        *tail;
-    C* kept; // a plane of sums, where y cannot hold them
-
-    BlockWeights<C> weights() const { return {down, across, reciprocal, reciprocal_across, trust}; }
-};
-
-template <class C> void filter_blocks(const PlaneSet<C>& p, const Options& options) {
-    // Sums between the way down and the way up wait in y where it can hold them.
-    const bool keep_sums = !holds_sums<C>(p.o);
-    const std::int64_t groups = p.planes / p.group_size;
-    const std::int64_t share = (p.group_size * groups + options.num_threads - 1) / options.num_threads;
-    const std::int64_t together = keep_sums ? 1 : std::min({p.group_size, kPlanesTogether, share});
-    const std::int64_t per_group = (p.group_size + together - 1) / together;
-    const std::int64_t tasks = groups * per_group;
-    std::vector<std::unique_ptr<BlockScratch<C>>> scratch;
-    for (int k = workers(tasks, options); k > 0; --k)
-        scratch.push_back(std::make_unique<BlockScratch<C>>(p, together, keep_sums));
-    CancelFlag cancel(options);
-
-    parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        BlockScratch<C>& s = *scratch[static_cast<std::size_t>(worker)];
-        const std::int64_t in_group = task % per_group * together;
-        const std::int64_t first = task / per_group * p.group_size + in_group;
-        const std::int64_t count = std::min(together, p.group_size - in_group);
-        const BlockWeights<C> w = s.weights();
-        PlaneBlock<C> b = p.block(s.columns, s.terms, s.carry);
-        p.set_weights(b, w);
-        b.x = s.x;
-        const auto each_plane = [&](std::int64_t k, const auto& run) {
-            cancel.check(worker);
-            b.cuts = p.load_weights(w, first, k, s.rows);
-            b.rows = p.block_rows(k);
-            for (std::int64_t i = 0; i < count; ++i) {
-                b.carry = s.carry + i * p.pitch;
-                b.sums = keep_sums ? s.kept + k * kRows * p.pitch : s.sums;
-                p.load_trusted(s.x, w.trust, first + i, k);
-                run(first + i);
-            }
+// A few planes of a group at a time, all bands of these side by side.
+template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
+    const std::int64_t together = std::min(p.group_size, kPlanesTogether);
+    const std::int64_t wanted = p.o.guide ? 1 : 8 * options.num_threads / bands.count;
+    const std::int64_t parts = std::clamp<std::int64_t>(wanted, 1, together);
+    const std::int64_t per_part = (together + parts - 1) / parts;
+    const std::int64_t strips = (p.pitch + kStrip - 1) / kStrip;
+    const std::int64_t start = p.finds_support() ? -1 : 0; // kOnes goes before the planes
+    const BandEnds<C> ends(p, bands.count, start, together);
+    const PerWorker<BandScratch<C>> scratch(bands.count * parts, options, p, bands);
+    for (std::int64_t first = 0; first < p.planes;) {
+        const std::int64_t count = std::min(together, p.group_size - first % p.group_size);
+        const auto each_part = [&](const auto& run) {
+            parallel_for(bands.count * parts, options, [&](std::int64_t task, int worker) {
+                const std::int64_t from = task % parts * per_part;
+                if (from < count) run(task / parts, from, std::min(from + per_part, count), scratch[worker]);
+            });
         };
-        std::fill_n(s.carry, count * p.pitch, C(0));
-        for (std::int64_t k = 0; k < p.blocks; ++k)
-            each_plane(k, [&](std::int64_t plane) {
-                kernels<C>().plane.down(b);
-                if (!keep_sums) p.store(b.sums, p.o.y, plane, k);
-            });
-        std::fill_n(s.carry, count * p.pitch, C(0));
-        for (std::int64_t k = p.blocks - 1; k >= 0; --k)
-            each_plane(k, [&](std::int64_t plane) {
-                if (!keep_sums) p.load(s.sums, p.o.y, plane, k);
-                if (p.o.filter.residual) {
-                    p.load_residual(s.residual, w.trust, plane, k);
-                    b.residual = s.residual;
-                }
-                p.finish(b, s.rows, s.tail, plane, k);
-            });
-    });
+        each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
+            s.band = -1;
+            find_ends(p, bands, band, first, from == 0 ? start : from, end, ends, s);
+        });
+        parallel_for((count - start) * strips, options, [&](std::int64_t task, int) {
+            const std::int64_t column = task % strips * kStrip;
+            ends.connect(task / strips + start, column, std::min(kStrip, p.pitch - column));
+        });
+        each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
+            load_band(p, bands, first / p.group_size, band, ends.above(start, band), ends.below(start, band + 1), s);
+            for (std::int64_t i = from; i < end; ++i)
+                filter_band(p, bands, band, first + i, ends.above(i, band), ends.below(i, band + 1), s);
+        });
+        first += count;
+    }
+}
+
+template <class C> bool side_by_side(const PlaneSet<C>& p) {
+    const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
+    const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
+    // Side by side, sums that y cannot hold take kLanes planes of scratch.
+    const bool affordable = holds_sums<C>(p.o) || p.height * p.width * kLanes <= kLargestScratch;
+    return affordable && p.group_size >= kFewestLanes && (channels_together || small);
 }
 
 } // namespace
 
 bool is_plane_filter(const Operands& o) { return o.axes.size() == 2; }
 
-template <class C> void filter_planes(const Operands& o, const Options& options) {
+template <class C> bool makes_weights(const Operands& o) {
+    if (!is_plane_filter(o) || o.filter.normalization == Normalization::line) return false;
     const PlaneSet<C> p(o);
-    const bool channels_together = std::abs(p.plane_stride(o.y)) < std::abs(p.column_stride(o.y));
-    const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
-    // Side by side, sums that y cannot hold take kLanes planes of scratch.
-    const bool affordable = holds_sums<C>(o) || p.height * p.width * kLanes <= kLargestScratch;
-    if (affordable && p.group_size >= kFewestLanes && (channels_together || small))
-        filter_lanes(p, options);
-    else if (p.column_stride(o.y) == 1 && p.column_stride(o.x) == 1 && p.blocks * kRows * p.pitch <= kCachedPlane)
-        filter_cached(p, options);
-    else
-        filter_blocks(p, options);
+    return !side_by_side(p) && o.guide->channels <= kFewChannels &&
+           (Bands<C>(p).count == 1 || p.group_size <= kFewPlanes);
 }
 
+template <class C> void filter_planes(const Operands& o, const Options& options) {
+    const PlaneSet<C> p(o);
+    const Bands<C> bands(p);
+    if (side_by_side(p))
+        filter_lanes(p, options);
+    else if (bands.count == 1)
+        filter_whole(p, bands, options);
+    else
+        filter_bands(p, bands, options);
+}
+
+template bool makes_weights<float>(const Operands&);
+template bool makes_weights<double>(const Operands&);
 template void filter_planes<float>(const Operands&, const Options&);
 template void filter_planes<double>(const Operands&, const Options&);
 

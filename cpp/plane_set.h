@@ -18,18 +18,28 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
 
+/// In place of a plane: the field of ones.
+constexpr std::int64_t kOnes = -1;
+
 /// Where the weights of a block are laid out (PlaneBlock names the shapes).
 template <class C> struct BlockWeights {
     C *down, *across, *reciprocal, *reciprocal_across, *trust;
 };
 
+template <class C> bool has_zero(const C* rows, std::int64_t pitch, std::int64_t columns, std::int64_t count) {
+    for (std::int64_t r = 0; r < count; ++r)
+        if (kernels<C>().plane.has_zero(rows + r * pitch, columns)) return true;
+    return false;
+}
+
 template <class C> class PlaneSet {
   public:
     explicit PlaneSet(const Operands& operands)
         : o(operands), line(o.filter.normalization == Normalization::line),
-          across_(std::abs(o.y.strides[o.axes[1]]) <= std::abs(o.y.strides[o.axes[0]]) ? 1 : 0), down_(1 - across_),
-          rows_(o.axes[down_]), columns_(o.axes[across_]), height(o.y.shape[rows_]), width(o.y.shape[columns_]),
-          pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)), blocks((height + kRows - 1) / kRows) {
+          across_axis(std::abs(o.y.strides[o.axes[1]]) <= std::abs(o.y.strides[o.axes[0]]) ? 1 : 0),
+          down_axis(1 - across_axis), rows_(o.axes[down_axis]), columns_(o.axes[across_axis]), height(o.y.shape[rows_]),
+          width(o.y.shape[columns_]), pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)),
+          blocks((height + kRows - 1) / kRows) {
         // Planes that share their weights follow one another, neighbours in memory first.
         const DimOrder order = order_by_stride(o.y);
         for (const bool group : {false, true})
@@ -45,9 +55,10 @@ template <class C> class PlaneSet {
     const Operands& o;
     const bool line;
 
+    const std::size_t across_axis, down_axis; // places among the axes
+
   private:
-    std::size_t across_, down_; // places among the axes
-    int rows_, columns_;        // dimensions
+    int rows_, columns_; // dimensions
 
   public:
     const std::int64_t height, width, pitch, across_pitch, blocks;
@@ -83,12 +94,22 @@ template <class C> class PlaneSet {
         if (i < 0 || i >= height - 1)
             std::fill_n(to, width, C(0));
         else
-            load_row(to, o.weights[down_], plane, i);
+            load_row(to, o.weights[down_axis], plane, i);
     }
-    void load_across(C* to, std::int64_t plane, std::int64_t i) const { load_row(to, o.weights[across_], plane, i); }
+    void load_across(C* to, std::int64_t plane, std::int64_t i) const {
+        load_row(to, o.weights[across_axis], plane, i);
+    }
     void load_reciprocals(C* down, C* across, std::int64_t plane, std::int64_t i) const {
-        if (!o.reciprocals.empty()) load_row(down, o.reciprocals[line ? down_ : 0], plane, i);
-        if (line) load_row(across, o.reciprocals[across_], plane, i);
+        if (!o.reciprocals.empty()) load_row(down, o.reciprocals[line ? down_axis : 0], plane, i);
+        if (line) load_row(across, o.reciprocals[across_axis], plane, i);
+    }
+
+    /// `count` rows of an operand, 0 where it has no more and beyond its width.
+    void load_rows(C* rows, std::int64_t row_pitch, const AnyView& v, std::int64_t plane, std::int64_t first,
+                   std::int64_t count) const {
+        kernels<C>().plane.load_rows[static_cast<int>(v.dtype)](
+            rows, row_pitch, row(v, plane, first), row_stride(v), column_stride(v),
+            std::clamp<std::int64_t>(v.shape[rows_] - first, 0, count), v.shape[columns_], count);
     }
 
     /// A block of an operand in the computing type, kRows rows of pitch, 0 beyond the plane.
@@ -99,9 +120,14 @@ template <class C> class PlaneSet {
         kernels<C>().plane.store_rows[static_cast<int>(v.dtype)](
             rows, pitch, row(v, plane, block * kRows), row_stride(v), column_stride(v), block_rows(block), width);
     }
-    /// x of a block as the sums take it: times the confidence.
+    /// Whether supports are found with the weights, band by band (8).
+    bool finds_support() const { return o.guide && o.filter.normalization == Normalization::cross; }
+    /// x of a block as the sums take it: times the confidence; of kOnes, what supports are the sums of.
     void load_trusted(C* rows, const C* trust, std::int64_t plane, std::int64_t block) const {
-        load(rows, o.x, plane, block);
+        if (plane == kOnes)
+            std::fill_n(rows, kRows * pitch, C(1));
+        else
+            load(rows, o.x, plane, block);
         if (o.confidence) kernels<C>().pointwise.trust(rows, trust, kRows * pitch);
     }
     /// What the residual adds: x, where there is any confidence in it.
@@ -110,53 +136,20 @@ template <class C> class PlaneSet {
         if (o.confidence) kernels<C>().pointwise.mask(rows, trust, kRows * pitch);
     }
 
-    /// Weights, reciprocal supports and confidence of a block; true if some weight is 0. scratch holds 2 kRows rows of
-    /// across_pitch.
-    bool load_weights(const BlockWeights<C>& to, std::int64_t plane, std::int64_t block, C* scratch) const {
-        const std::int64_t first = block * kRows;
-        const AnyView& down = o.weights[down_];
-        if (first == 0)
-            std::fill_n(to.down, pitch, C(0)); // nothing enters the first row
-        else
-            load_rows(to.down, pitch, down, plane, first - 1, 1);
-        load_rows(to.down + pitch, pitch, down, plane, first, kRows);
-        bool cuts = has_zero(to.down + (first == 0 ? pitch : 0), pitch, width,
-                             std::min<std::int64_t>(kRows, height - 1 - first) + (first == 0 ? 0 : 1));
-
-        // Horizontal weights stand one column to the right: nothing enters the first column.
-        C* rows = scratch;
-        C* shifted = scratch + kRows * across_pitch;
-        load_rows(rows, across_pitch, o.weights[across_], plane, first, kRows);
-        cuts |= has_zero(rows, across_pitch, width - 1, block_rows(block));
-        for (std::int64_t r = 0; r < kRows; ++r) {
-            shifted[r * across_pitch] = C(0);
-            std::copy_n(rows + r * across_pitch, across_pitch - 1, shifted + r * across_pitch + 1);
-        }
-        kernels<C>().plane.transpose(shifted, across_pitch, across_pitch, to.across);
-
-        if (!o.reciprocals.empty()) load(to.reciprocal, o.reciprocals[line ? down_ : 0], plane, block);
-        if (line) load(to.reciprocal_across, o.reciprocals[across_], plane, block);
-        if (o.confidence) load(to.trust, *o.confidence, plane, block);
-        return cuts;
-    }
-
-    /// A block as the kernels take it, but for x, weights, sums and y.
-    PlaneBlock<C> block(C* columns, C* terms, C* carry) const {
+    /// A block as the kernels take it, but for what belongs to it alone.
+    PlaneBlock<C> block() const {
         PlaneBlock<C> b{};
         b.width = width;
         b.pitch = pitch;
-        b.columns = columns;
-        b.terms = terms;
-        b.carry = carry;
-        b.centres = centres();
         b.fill = static_cast<C>(o.filter.fill_value);
         b.supported_only = o.confidence.has_value();
         return b;
     }
-    void set_weights(PlaneBlock<C>& b, const BlockWeights<C>& w) const {
+    void set_weights(PlaneBlock<C>& b, const BlockWeights<C>& w, std::int64_t plane) const {
         b.down = w.down;
         b.across = w.across;
-        b.reciprocal = o.reciprocals.empty() ? nullptr : w.reciprocal;
+        b.centres = plane == kOnes ? C(1) : centres();
+        b.reciprocal = plane != kOnes && (finds_support() || !o.reciprocals.empty()) ? w.reciprocal : nullptr;
         b.reciprocal_across = line ? w.reciprocal_across : nullptr;
     }
 
@@ -183,21 +176,9 @@ template <class C> class PlaneSet {
     bool varies(int d) const {
         const auto moves = [&](const AnyView& v) { return v.strides[d] != 0; };
         return std::any_of(o.weights.begin(), o.weights.end(), moves) ||
-               std::any_of(o.reciprocals.begin(), o.reciprocals.end(), moves) || (o.confidence && moves(*o.confidence));
+               std::any_of(o.reciprocals.begin(), o.reciprocals.end(), moves) ||
+               (o.confidence && moves(*o.confidence)) || (o.guide && moves(o.guide->view));
     }
-    void load_rows(C* rows, std::int64_t row_pitch, const AnyView& v, std::int64_t plane, std::int64_t first,
-                   std::int64_t count) const {
-        kernels<C>().plane.load_rows[static_cast<int>(v.dtype)](
-            rows, row_pitch, row(v, plane, first), row_stride(v), column_stride(v),
-            std::clamp<std::int64_t>(v.shape[rows_] - first, 0, count), v.shape[columns_], count);
-    }
-    static bool has_zero(const C* rows, std::int64_t row_pitch, std::int64_t columns, std::int64_t count) {
-        for (std::int64_t r = 0; r < count; ++r)
-            if (std::find(rows + r * row_pitch, rows + r * row_pitch + columns, C(0)) != rows + r * row_pitch + columns)
-                return true;
-        return false;
-    }
-
     std::vector<int> outer_;
 };
 

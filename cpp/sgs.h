@@ -121,6 +121,21 @@ void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, cons
                         const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
                         const Options& options);
 
+/// How weights are made of a guide (1), (2): of x's rank, with its own length on channel_axis, where weights are
+/// shared.
+struct Guide {
+    AnyView view;
+    int channel_axis;
+    std::span<const double> scales, steps; // one per axis of the filter
+    Metric metric;
+    const AnyView* confidence; // as in edge_weights
+};
+
+/// The same with weights of a guide, which need not be kept.
+void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, std::span<const int> axes,
+                        const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
+                        const Options& options);
+
 // Derivatives (11): from y_bar, the derivative by y, those by the inputs. They are written, never added to what is
 // there.
 //  - x_bar has x's shape, every other derivative its input's own shape: summed over what that was broadcast along. Any
@@ -155,7 +170,6 @@ std::span<const char* const> available_isas();
 const char* get_isa();
 bool set_isa(const char* name);
 
-int hardware_threads();
 /// True in a child after fork, where OpenMP would hang: every call then runs on one thread.
 bool forked();
 

@@ -45,15 +45,16 @@ void walk_scan(std::int64_t n, const LoadX& load_x, const Strand& w, const Stran
 /// (5) the support that reaches each step from both sides: finish(first, steps) finds w F + w B in s.terms and x in
 /// s.x. s.forward and s.backward hold what flows into the two ends. Chunks are finished last to first, so that y may be
 /// x; where there are several, a first walk leaves F before each, and x is read twice rather than F kept for the whole
-/// line.
-template <class C, class LoadX, class Finish>
-void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch<C>& s, const Finish& finish) {
+/// line. `linked` says that an edge follows step n - 1, which s.backward is still to cross.
+template <class C, class LoadX, class Finish> void walk_line(std::int64_t n, bool linked, const LoadX& load_x,
+                                                             const Strand& w, WalkScratch<C>& s, const Finish& finish) {
     const std::int64_t chunks = (n + kSteps - 1) / kSteps;
+    const std::int64_t edges = linked ? n + 1 : n;
     for (std::int64_t k = 0; k < chunks; ++k) {
         std::copy_n(s.forward, kLanes, s.carries.get() + k * kLanes);
         if (k + 1 == chunks) break;
         s.check_cancelled();
-        load_links(s.w.get(), w, k * kSteps, kSteps, n);
+        load_links(s.w.get(), w, k * kSteps, kSteps, edges);
         load_x(k * kSteps, kSteps);
         kernels<C>().scan.scan_carry(s.x.get(), s.w.get(), kSteps, s.forward);
     }
@@ -61,7 +62,7 @@ void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch
         const std::int64_t first = k * kSteps;
         const std::int64_t steps = std::min<std::int64_t>(kSteps, n - first);
         s.check_cancelled();
-        load_links(s.w.get(), w, first, steps, n);
+        load_links(s.w.get(), w, first, steps, edges);
         load_x(first, steps);
         kernels<C>().scan.line_terms(s.terms.get(), s.x.get(), s.w.get(), steps, s.carries.get() + k * kLanes,
                                      s.backward);
@@ -72,19 +73,18 @@ void walk_line(std::int64_t n, const LoadX& load_x, const Strand& w, WalkScratch
 /// One scratch for each worker of a parallel_for over `tasks`.
 template <class C> class Scratches {
   public:
-    Scratches(std::int64_t tasks, std::int64_t steps, const Options& options) : cancel_(options) {
-        const int count = workers(tasks, options);
-        for (int k = 0; k < count; ++k) {
-            all_.push_back(std::make_unique<WalkScratch<C>>(steps));
-            all_.back()->cancel = &cancel_;
-            all_.back()->worker = k;
+    Scratches(std::int64_t tasks, std::int64_t steps, const Options& options)
+        : cancel_(options), all_(tasks, options, steps) {
+        for (int k = 0; k < all_.count(); ++k) {
+            all_[k].cancel = &cancel_;
+            all_[k].worker = k;
         }
     }
-    WalkScratch<C>& operator[](int worker) { return *all_[static_cast<std::size_t>(worker)]; }
+    WalkScratch<C>& operator[](int worker) const { return all_[worker]; }
 
   private:
     CancelFlag cancel_;
-    std::vector<std::unique_ptr<WalkScratch<C>>> all_;
+    PerWorker<WalkScratch<C>> all_;
 };
 
 } // namespace sgs

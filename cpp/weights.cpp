@@ -80,11 +80,10 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
                                                                     1);
         };
         const std::int64_t tasks = (segments.count() + kTaskRows - 1) / kTaskRows;
-        std::vector<std::unique_ptr<Rows<C>>> scratch;
-        for (int k = workers(tasks, options); k > 0; --k) scratch.push_back(std::make_unique_for_overwrite<Rows<C>>());
+        const PerWorker<Rows<C>> scratch(tasks, options);
         CancelFlag cancel(options);
         parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-            Rows<C>& rows = *scratch[static_cast<std::size_t>(worker)];
+            Rows<C>& rows = scratch[worker];
             const std::int64_t end = std::min(segments.count(), (task + 1) * kTaskRows);
             for (std::int64_t segment = task * kTaskRows; segment < end; ++segment) {
                 const std::int64_t count = segments.length(segment);

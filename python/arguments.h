@@ -4,9 +4,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
-#include <memory>
-#include <new>
 #include <optional>
 
 #include "sgs.h"
@@ -61,44 +58,6 @@ inline AnyView to_view(pybind11::handle object) {
     v.ndim = integers(t[2], v.shape);
     if (integers(t[3], v.strides) != v.ndim) throw pybind11::value_error("expected as many strides as lengths");
     return v;
-}
-
-/// The view with an axis of length 1 in front.
-inline AnyView with_front(const AnyView& v) {
-    if (v.ndim == kMaxDims) throw pybind11::value_error("at most 31 dimensions are supported, got 32");
-    AnyView w = v;
-    std::copy_n(v.shape.begin(), v.ndim, w.shape.begin() + 1);
-    std::copy_n(v.strides.begin(), v.ndim, w.strides.begin() + 1);
-    w.shape[0] = 1;
-    w.strides[0] = 0;
-    w.ndim = v.ndim + 1;
-    return w;
-}
-
-/// The view without its first axis, which has length 1.
-inline AnyView without_front(const AnyView& v) {
-    AnyView w = v;
-    std::copy_n(v.shape.begin() + 1, v.ndim - 1, w.shape.begin());
-    std::copy_n(v.strides.begin() + 1, v.ndim - 1, w.strides.begin());
-    w.ndim = v.ndim - 1;
-    return w;
-}
-
-struct Free {
-    void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-using Scratch = std::unique_ptr<void, Free>;
-
-/// Uninitialised memory that v, whose shape and dtype are set, is made the contiguous view of.
-inline Scratch own_memory(AnyView& v) {
-    std::int64_t size = 1;
-    for (int d = v.ndim - 1; d >= 0; --d) {
-        v.strides[d] = size;
-        size *= std::max<std::int64_t>(v.shape[d], 1);
-    }
-    Scratch memory(::operator new(static_cast<std::size_t>(size) * item_size(v.dtype), std::align_val_t{64}));
-    v.data = memory.get();
-    return memory;
 }
 
 inline std::optional<AnyView> to_view_or_null(pybind11::handle object) {

@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -67,41 +66,18 @@ void semi_global_filter(py::handle x, const std::vector<py::object>& weights, py
          [&](const Options& o) { sgs::semi_global_filter(xv, wv, yv, axes, filter, pointer(cv), pointer(sv), o); });
 }
 
-// Weights of all axes from the guide, then the filter: what edge_weights and semi_global_filter do, in one call and
-// with weights that nobody else sees, for calls on tensors so small that calling is what costs. Without a guide x
-// guides itself, and its confidence tells which distances are none (8). Axes count from the end; a guide without a
-// channel axis is a single channel. Bit for bit the same as by the two: the weights lie as theirs do.
-void guided_filter(py::handle x, py::handle guide, py::handle y, std::optional<int> channel_axis,
-                   const std::vector<int>& axes, const std::vector<double>& scales, const std::vector<double>& steps,
-                   int metric, int normalization, bool residual, py::handle confidence, double fill_value,
-                   int num_threads) {
-    const AnyView xv = to_view(x), yv = to_view(y);
-    AnyView gv = guide.is_none() ? xv : to_view(guide);
-    const std::optional<AnyView> cv = to_view_or_null(confidence);
-    const AnyView* trust = guide.is_none() ? pointer(cv) : nullptr;
-    if (!channel_axis) gv = sgs::python::with_front(gv);
-    const int channel = channel_axis ? gv.ndim + *channel_axis : 0;
+// The same from a guide: an axis of its channels at channel_axis, else as x is.
+void guided_filter(py::handle x, py::handle guide, int channel_axis, const std::vector<double>& scales,
+                   const std::vector<double>& steps, int metric, py::handle guide_confidence, py::handle y,
+                   const std::vector<int>& axes, int normalization, bool residual, py::handle confidence,
+                   double fill_value, py::handle support, int num_threads) {
+    const AnyView xv = to_view(x), gv = to_view(guide), yv = to_view(y);
+    const std::optional<AnyView> cv = to_view_or_null(confidence), sv = to_view_or_null(support),
+                                 tv = to_view_or_null(guide_confidence);
+    const sgs::Guide from{gv, channel_axis, scales, steps, static_cast<sgs::Metric>(metric), pointer(tv)};
     const sgs::FilterOptions filter{static_cast<sgs::Normalization>(normalization), residual, fill_value};
-    call(num_threads, [&](const Options& o) {
-        std::vector<sgs::python::Scratch> memory;
-        std::vector<AnyView> weights;
-        std::vector<int> along;
-        memory.reserve(axes.size());
-        weights.reserve(axes.size());
-        along.reserve(axes.size());
-        for (std::size_t a = 0; a < axes.size(); ++a) {
-            AnyView w = gv;
-            w.dtype = xv.dtype == sgs::DType::float64 ? sgs::DType::float64 : sgs::DType::float32;
-            w.shape[channel] = 1;
-            const int axis = gv.ndim + axes[a];
-            w.shape[axis] = std::max<std::int64_t>(w.shape[axis] - 1, 0);
-            memory.push_back(sgs::python::own_memory(w));
-            sgs::edge_weights(gv, w, channel, axis, scales[a], steps[a], static_cast<sgs::Metric>(metric), trust, o);
-            weights.push_back(w.ndim > xv.ndim ? sgs::python::without_front(w) : w);
-            along.push_back(xv.ndim + axes[a]);
-        }
-        sgs::semi_global_filter(xv, weights, yv, along, filter, pointer(cv), nullptr, o);
-    });
+    call(num_threads,
+         [&](const Options& o) { sgs::semi_global_filter(xv, from, yv, axes, filter, pointer(cv), pointer(sv), o); });
 }
 
 void set_isa(const std::string& name) {
@@ -165,7 +141,6 @@ PYBIND11_MODULE(_core, m) {
         const auto names = sgs::available_isas();
         return std::vector<std::string>(names.begin(), names.end());
     });
-    m.def("hardware_threads", &sgs::hardware_threads);
     m.def("forked", &sgs::forked);
     m.def("cuda_available", &sgs::cuda::cuda_available);
     m.def("build_info", &build_info);

@@ -159,3 +159,16 @@ def test_guides_are_used_in_their_order() -> None:
     other = sgs.reference.attention_map([columns, rows], (0, 0), blocks=2)
     np.testing.assert_allclose(a, expected, rtol=1e-12)
     assert np.abs(a - other).max() > 0.01
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_residual_of_an_unsupported_position(residual: bool) -> None:
+    """A subnormal confidence supports nothing, but the residual is the value itself all the same."""
+    guide = np.zeros((1, 3, 3), np.float32)
+    confidence = np.full((3, 3), 1e-42, np.float32)
+    options = {"residual": residual, "confidence": confidence, "scale": 1e-30}
+    a = sgs.attention_map(guide, (1, 1), **options)
+    wanted = np.zeros((3, 3))
+    wanted[1, 1] = residual
+    np.testing.assert_array_equal(a, wanted)
+    np.testing.assert_array_equal(sgs.reference.attention_map(guide, (1, 1), **options), wanted)

@@ -1,6 +1,8 @@
 // Both axes of a plane whose rows are contiguous, a block of kRows rows at a time while it is in L1: the horizontal
 // line filter runs down the transposed block, forward and backward sweeps in one loop so that their chains overlap, and
 // the downward scan follows as the block is transposed back; the upward scan comes last and finishes (7).
+#include <limits>
+
 #include "../kernels.h"
 #include "../step.h"
 #include "storage.h"
@@ -123,33 +125,74 @@ template <class C, bool cuts> void up(const PlaneBlock<C>& p) {
     }
 }
 
+// The product stops above 0 where no weight is 0: nothing passes a cut, but NaN and infinities pass everything else.
+template <class C>
+void ends(const PlaneBlock<C>& p, bool start, C* __restrict below, C* __restrict above, C* __restrict through) {
+    constexpr C smallest = std::numeric_limits<C>::denorm_min();
+    const Vec<C> least = Vec<C>{} + smallest;
+    for (std::int64_t j = 0; j < p.width; j += kWidth<C>) {
+        Vec<C> f = start ? Vec<C>{} : load_vector(below + j), b = start ? Vec<C>{} : load_vector(above + j);
+        Vec<C> q = start ? Vec<C>{} + C(1) : load_vector(through + j);
+        for (std::int64_t row = 0; row < p.rows; ++row) {
+            const Vec<C> x = load_vector(p.x + row * p.pitch + j), w = load_vector(p.down + (row + 1) * p.pitch + j);
+            f = carry_over<true>(w, x + f);
+            b += carry_over<true>(q, x);
+            q *= w;
+            q = q < least ? least : q;
+            q = w != Vec<C>{} ? q : Vec<C>{};
+        }
+        store_vector(below + j, f);
+        store_vector(above + j, b);
+        store_vector(through + j, q);
+    }
+}
+
+template <class C> bool has_zero(const C* row, std::int64_t count) {
+    int zeros = 0;
+    for (std::int64_t j = 0; j < count; ++j) zeros |= row[j] == C(0);
+    return zeros != 0;
+}
+
+template <class C>
+void pass_on(C* __restrict next, const C* __restrict through, const C* __restrict carry, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) next[j] = step(next[j], through[j], carry[j]);
+}
+
+// Rows of elements `stride` apart: few channels that lie together have their own loops, which the compiler vectorises.
+template <class C, class S, int fixed>
+void gather(C* __restrict to, const S* __restrict from, std::int64_t stride, std::int64_t count) {
+    if constexpr (fixed != 0) stride = fixed;
+    for (std::int64_t j = 0; j < count; ++j) to[j] = static_cast<C>(widen(from[j * stride]));
+}
+
+template <class C, class S, int fixed>
+void scatter(const C* __restrict from, S* __restrict to, std::int64_t stride, std::int64_t count) {
+    if constexpr (fixed != 0) stride = fixed;
+    for (std::int64_t j = 0; j < count; ++j) narrow(from[j], to[j * stride]);
+}
+
 template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitch, const void* source,
                                            std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
                                            std::int64_t width, std::int64_t total) {
+    constexpr decltype(&gather<C, S, 0>) with_stride[] = {gather<C, S, 0>, gather<C, S, 1>, gather<C, S, 2>,
+                                                          gather<C, S, 3>, gather<C, S, 4>};
+    const auto load = with_stride[column_stride >= 1 && column_stride <= 4 ? column_stride : 0];
     for (std::int64_t r = 0; r < total; ++r) {
         C* to = rows + r * pitch;
-        std::int64_t j = 0;
-        if (r < count) {
-            const S* from = static_cast<const S*>(source) + r * row_stride;
-            if (column_stride == 1)
-                for (; j < width; ++j) to[j] = static_cast<C>(widen(from[j]));
-            else
-                for (; j < width; ++j) to[j] = static_cast<C>(widen(from[j * column_stride]));
-        }
-        for (; j < pitch; ++j) to[j] = C(0);
+        const std::int64_t loaded = r < count ? width : 0;
+        load(to, static_cast<const S*>(source) + r * row_stride, column_stride, loaded);
+        for (std::int64_t j = loaded; j < pitch; ++j) to[j] = C(0);
     }
 }
 
 template <class C, class S> void store_rows(const C* __restrict rows, std::int64_t pitch, void* target,
                                             std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
                                             std::int64_t width) {
-    for (std::int64_t r = 0; r < count; ++r) {
-        S* to = static_cast<S*>(target) + r * row_stride;
-        if (column_stride == 1)
-            for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j]);
-        else
-            for (std::int64_t j = 0; j < width; ++j) narrow(rows[r * pitch + j], to[j * column_stride]);
-    }
+    constexpr decltype(&scatter<C, S, 0>) with_stride[] = {scatter<C, S, 0>, scatter<C, S, 1>, scatter<C, S, 2>,
+                                                           scatter<C, S, 3>, scatter<C, S, 4>};
+    const auto store = with_stride[column_stride >= 1 && column_stride <= 4 ? column_stride : 0];
+    for (std::int64_t r = 0; r < count; ++r)
+        store(rows + r * pitch, static_cast<S*>(target) + r * row_stride, column_stride, width);
 }
 
 template <class C> void down_block(const PlaneBlock<C>& p) {
@@ -177,12 +220,18 @@ extern const PlaneKernels<float> plane_float{
     {store_rows<float, Half>, store_rows<float, BFloat16>, store_rows<float, float>, store_rows<float, double>},
     transpose_block<float>,
     down_block<float>,
-    up_block<float>};
+    up_block<float>,
+    ends<float>,
+    has_zero<float>,
+    pass_on<float>};
 extern const PlaneKernels<double> plane_double{
     {load_rows<double, Half>, load_rows<double, BFloat16>, load_rows<double, float>, load_rows<double, double>},
     {nullptr, nullptr, store_rows<double, float>, store_rows<double, double>},
     transpose_block<double>,
     down_block<double>,
-    up_block<double>};
+    up_block<double>,
+    ends<double>,
+    has_zero<double>,
+    pass_on<double>};
 
 } // namespace sgs::SGS_ISA

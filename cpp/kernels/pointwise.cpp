@@ -29,8 +29,12 @@ template <class C> void reciprocal(C* s, std::int64_t count, bool only_supported
         for (std::int64_t k = 0; k < count; ++k) s[k] = C(1) / s[k];
 }
 
-template <class C> void normalize(C* __restrict y, const C* __restrict r, C fill, std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) y[k] = r[k] < C(0) ? fill : y[k] * r[k];
+template <class C>
+void normalize(C* __restrict y, const C* __restrict r, C fill, std::int64_t count, bool only_supported) {
+    if (only_supported)
+        for (std::int64_t k = 0; k < count; ++k) y[k] = r[k] < C(0) ? fill : y[k] * r[k];
+    else
+        for (std::int64_t k = 0; k < count; ++k) y[k] *= r[k];
 }
 
 } // namespace

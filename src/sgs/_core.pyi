@@ -47,22 +47,21 @@ def semi_global_filter(
     support: Array | None,
     num_threads: int,
 ) -> None: ...
-
-# The weights of all axes from the guide (None: x), and the filter, in one call: for tensors so small that calls are what
-# costs. Axes count from the end; channel_axis None: a guide of a single channel, without that axis.
 def guided_filter(
     x: Array,
-    guide: Array | None,
-    y: Array,
-    channel_axis: int | None,
-    axes: Sequence[int],
+    guide: Array,
+    channel_axis: int,
     scales: Sequence[float],
     steps: Sequence[float],
     metric: int,
+    guide_confidence: Array | None,
+    y: Array,
+    axes: Sequence[int],
     normalization: int,
     residual: bool,
     confidence: Array | None,
     fill_value: float,
+    support: Array | None,
     num_threads: int,
 ) -> None: ...
 
@@ -123,7 +122,6 @@ def semi_global_filter_backward(
 def get_isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def available_isas() -> list[str]: ...
-def hardware_threads() -> int: ...
 def forked() -> bool: ...
 def cuda_available() -> bool: ...
 def build_info() -> dict[str, str]: ...

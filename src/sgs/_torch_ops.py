@@ -797,12 +797,15 @@ def _parameter(tensor: Tensor | None, value: float, guide: Tensor) -> Any:
     return tensor.data_ptr(), _CODES[tensor.dtype]
 
 
+def _in_front(raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """With an axis of length 1 in front."""
+    return raw[0], raw[1], (1, *raw[2]), (0, *raw[3]), *raw[4:]
+
+
 def _with_channel(t: Tensor, channel_axis: int | None) -> tuple[Any, int]:
     """A guide or its weights for the core, which wants a channel axis."""
     raw = _raw(t)
-    if channel_axis is None:
-        return (raw[0], raw[1], (1, *raw[2]), (0, *raw[3]), *raw[4:]), 0
-    return raw, channel_axis % t.ndim
+    return (_in_front(raw), 0) if channel_axis is None else (raw, channel_axis % t.ndim)
 
 
 def _weights_like(guide: Tensor, channel_axis: int | None, axis: int, heads: int, dtype: int) -> Tensor:
@@ -1110,19 +1113,31 @@ def filter_directly(
     """The kernels of `edge_weights`, along every axis, and of the filter in one call, where `is_direct`; one head."""
     y = torch.empty_like(x)
     values = _raw(x)
+    result = (y.data_ptr(), values[1], values[2], y.stride())
+    guided_by = values if guide is None else _raw(guide)
+    trust = None if confidence is None else _raw(confidence)
+    ndim = x.ndim
+    if (
+        channel_axis is None or channel_axis < -ndim
+    ):  # the core wants a channel axis: x has none, the guide may have one
+        if channel_axis is None:
+            guided_by = _in_front(guided_by)
+        values, result, ndim, channel_axis = _in_front(values), _in_front(result), ndim + 1, -ndim - 1
     _core.guided_filter(
         values,
-        None if guide is None else _raw(guide),
-        (y.data_ptr(), values[1], values[2], y.stride()),
-        channel_axis,
-        axes,
+        guided_by,
+        channel_axis % ndim,
         scales,
         steps,
         metric,
+        trust if guide is None else None,
+        result,
+        [a % ndim for a in axes],
         normalization,
         residual,
-        None if confidence is None else _raw(confidence),
+        trust,
         fill_value,
+        None,
         num_threads or torch.get_num_threads(),
     )
     return y

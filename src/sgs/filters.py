@@ -589,25 +589,31 @@ def semi_global_filter(
     y = _as_values(result, layout.channel, edges.heads)
     c = None if trust is None else _kept(trust.view(), result)
     field = layout.field if explicit is None else explicit.field
-    weights = [] if explicit is None else edges.weights(explicit.view(), dtype)
+    # Weights that serve one block alone need not be kept.
+    weights = None if explicit is None or rounds == 1 else edges.weights(explicit.view(), dtype)
     for block in range(1, rounds + 1):
-        if explicit is None:
-            weights = edges.weights(_channels_first(source, layout.channel), dtype, c)
         support = None
         if c is not None and block < rounds:
             support = np.empty((edges.heads, *np.broadcast_shapes(c.shape[1:], field)), dtype)
-        _core.semi_global_filter(
-            _as_values(source, layout.channel, edges.heads),
-            weights,
+        x_block = _as_values(source, layout.channel, edges.heads)
+        trust_block = None if c is None else c[:, np.newaxis]
+        options = (
             y,
             edges.value_axes,
             divide_by,
             bool(residual),
-            None if c is None else c[:, np.newaxis],
+            trust_block,
             fill,
             None if support is None else support[:, np.newaxis],
             edges.threads,
         )
+        if weights is not None:
+            _core.semi_global_filter(x_block, weights, *options)
+        elif explicit is not None:
+            by_heads = _as_values(explicit.view(), 0, edges.heads)
+            _core.guided_filter(x_block, by_heads, 1, edges.scales, edges.steps, edges.metric, None, *options)
+        else:
+            _core.guided_filter(x_block, x_block, 1, edges.scales, edges.steps, edges.metric, trust_block, *options)
         source, c = result, support
     return _returned(result, out)
 
@@ -757,8 +763,8 @@ def _apply_adjoint(
             else:
                 trust, support = trusts[block], trusts[block + 1]
                 supported = support >= np.finfo(y.dtype).tiny
-                np.copyto(y, 0, where=~supported)  # a filled value depends on no x
                 kept = np.where(trust > 0, y, 0) if residual else 0
+                np.copyto(y, 0, where=~supported)  # a filled value depends on no x
                 np.divide(y, support, out=y, where=supported)
                 cross_sum(y, weights, y)
                 y *= trust

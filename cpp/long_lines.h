@@ -1,0 +1,129 @@
+// Few long lines as many short ones side by side. (4) is linear in what flows into a segment of a line: what leaves it
+// is what would leave it alone, plus what enters times the product of the weights that this crosses.
+#pragma once
+
+#include "walk.h"
+
+namespace sgs {
+
+/// Whether the lines of x along axis are too few to fill vectors, but long enough to be cut.
+inline bool are_few_and_long(const AnyView& x, int axis) {
+    const std::int64_t n = x.shape[axis];
+    return n >= kLanes * kSteps && x.size() / n <= kLanes / 2 && x.ndim < kMaxDims;
+}
+
+/// Segments of kSteps elements each, and a tail of at most as many. Views of segments have one dimension more: that of
+/// the segments stands at `axis`, and their own elements at axis + 1.
+template <class C> class LongLines {
+  public:
+    LongLines(const AnyView& x, int axis)
+        : axis_(axis), segments_((x.shape[axis] - 1) / kSteps), shape_(x), lines_(x.size() / x.shape[axis]),
+          above_((segments_ + 1) * lines_), below_((segments_ + 1) * lines_), through_((segments_ + 1) * lines_) {}
+
+    AnyView segments(const AnyView& v) const {
+        AnyView out = v;
+        ++out.ndim;
+        for (int d = v.ndim; d > axis_; --d) {
+            out.shape[d] = v.shape[d - 1];
+            out.strides[d] = v.strides[d - 1];
+        }
+        out.shape[axis_] = segments_;
+        out.strides[axis_] = kSteps * v.strides[axis_];
+        out.shape[axis_ + 1] = kSteps;
+        return out;
+    }
+    /// Elements, or edges, of the tail.
+    AnyView tail(const AnyView& v) const {
+        return narrow(v, axis_, segments_ * kSteps, v.shape[axis_] - segments_ * kSteps);
+    }
+    /// What flows into the first elements of the segments, and of the tail.
+    AnyView above() const { return slots(above_.get()); }
+    AnyView above_tail() const { return slot(above_.get(), segments_); }
+    /// B of the elements after the last of each segment; the edge to there is still to be crossed.
+    AnyView below() const { return slots(below_.get() + lines_); }
+
+    /// Finds them, for x times the confidence c (may be null); left and right flow into the whole lines (may be null).
+    void find_ends(const AnyView& x, const AnyView* c, const AnyView& w, const AnyView* left, const AnyView* right,
+                   const Options& options) {
+        const AnyView x_segments = segments(x), w_segments = segments(w);
+        const AnyView c_segments = c != nullptr ? segments(*c) : AnyView{};
+        const AnyView forward = slots(above_.get() + lines_), backward = slots(below_.get()),
+                      products = slots(through_.get());
+        leave_alone(x_segments, c != nullptr ? &c_segments : nullptr, w_segments, axis_ + 1, true, options,
+                    [&](const Lines& lines, std::int64_t tile, const C* f, const C* b, const C* q) {
+                        store(f, Strand(lines, forward, tile), 0, 1);
+                        store(b, Strand(lines, backward, tile), 0, 1);
+                        store(q, Strand(lines, products, tile), 0, 1);
+                    });
+        const AnyView x_tail = tail(x), w_tail = tail(w);
+        const AnyView c_tail = c != nullptr ? tail(*c) : AnyView{};
+        const AnyView first = slot(above_.get(), 0), last = slot(below_.get(), segments_);
+        leave_alone(x_tail, c != nullptr ? &c_tail : nullptr, w_tail, axis_, false, options,
+                    [&](const Lines& lines, std::int64_t tile, const C*, C* b, const C* q) {
+                        alignas(64) C carry[kLanes];
+                        load_initial(carry, lines, left, tile);
+                        store(carry, Strand(lines, first, tile), 0, 1);
+                        load_initial(carry, lines, right, tile);
+                        kernels<C>().plane.pass_on(b, q, carry, kLanes);
+                        store(b, Strand(lines, last, tile), 0, 1);
+                    });
+        const auto pass_on = kernels<C>().plane.pass_on;
+        for (std::int64_t k = 0; k < segments_; ++k)
+            pass_on(above_.get() + (k + 1) * lines_, through_.get() + k * lines_, above_.get() + k * lines_, lines_);
+        for (std::int64_t k = segments_ - 1; k >= 0; --k)
+            pass_on(below_.get() + k * lines_, through_.get() + k * lines_, below_.get() + (k + 1) * lines_, lines_);
+    }
+
+  private:
+    // One number for each line and segment: those of a segment lie together.
+    AnyView slots(C* memory) const {
+        AnyView out = segments(slot(memory, 0));
+        out.strides[axis_] = lines_;
+        out.shape[axis_ + 1] = 1;
+        return out;
+    }
+    AnyView slot(C* memory, std::int64_t segment) const {
+        AnyView out = shape_;
+        out.data = memory + segment * lines_;
+        out.dtype = dtype_of<C>::value;
+        out.shape[axis_] = 1;
+        std::int64_t stride = 1;
+        for (int d = out.ndim - 1; d >= 0; --d) {
+            out.strides[d] = d == axis_ ? 0 : stride;
+            stride *= out.shape[d];
+        }
+        return out;
+    }
+    // What leaves lines of at most kSteps elements by themselves: `linked` says that an edge follows each.
+    template <class Keep> static void leave_alone(const AnyView& x, const AnyView* c, const AnyView& w, int axis,
+                                                  bool linked, const Options& options, const Keep& keep) {
+        const Lines lines(x, axis);
+        const std::int64_t steps = lines.steps();
+        Scratches<C> scratches(lines.tiles(), 0, options);
+        parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
+            WalkScratch<C>& s = scratches[worker];
+            load_links(s.w.get(), Strand(lines, w, tile), 0, steps, steps + (linked ? 1 : 0));
+            load(s.x.get(), Strand(lines, x, tile), 0, steps);
+            if (c != nullptr) {
+                load(s.terms.get(), Strand(lines, *c, tile), 0, steps);
+                kernels<C>().pointwise.trust(s.x.get(), s.terms.get(), steps * kLanes);
+            }
+            PlaneBlock<C> b{};
+            b.rows = steps;
+            b.width = b.pitch = kLanes;
+            b.x = s.x.get();
+            b.down = s.w.get();
+            alignas(64) C through[kLanes];
+            kernels<C>().plane.ends(b, true, s.forward, s.backward, through);
+            keep(lines, tile, s.forward, s.backward, through);
+        });
+    }
+
+    int axis_;
+    std::int64_t segments_;
+    AnyView shape_;
+    std::int64_t lines_;
+    Buffer<C> above_, below_, through_;
+};
+
+} // namespace sgs
