@@ -3,7 +3,7 @@
 import doctest
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import torch_reference as plain
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch_cases import CASES, Case, confidence, guide, number, values, weights
 
 import sgs
@@ -22,6 +23,15 @@ from sgs import _torch_ops as ops
 F64 = torch.float64
 HALVES = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from more, and two processors shared with others make them slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def leaves(*tensors: Tensor) -> list[Tensor]:
@@ -131,6 +141,55 @@ def test_values_are_those_of_numpy(case: Case) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=1e-15)
     else:
         np.testing.assert_array_equal(actual, expected)
+
+
+GUIDES = {
+    "own guide": (lambda x: None, {}),
+    "guide": (lambda x: values(2, 2, 4, 9, 17), {}),
+    "guide of the field": (lambda x: values(2, 9, 17), {}),
+    "one guide for all, channels last": (lambda x: values(2, 1, 9, 17, 3).movedim(-1, 1), {}),
+    "single channels": (lambda x: None, {"channel_axis": None, "axes": (3, 0, 2)}),
+    "a guide of channels": (lambda x: values(2, 2, 3, 9, 17, 5), {"channel_axis": -1, "axes": (2, 3)}),
+    "one axis": (lambda x: values(2, 2, 4, 9, 17), {"axes": -1}),
+}
+
+
+@pytest.mark.parametrize("normalization", ["cross", "line", None, "confidence"])
+@pytest.mark.parametrize("kind", list(GUIDES))
+def test_one_call_is_many(kind: str, normalization: Any) -> None:
+    """Weights and filter in one call of the core, where nothing is in the way, are those of the operators bit for bit."""
+    make, options = GUIDES[kind]
+    for dtype, metric, step in (
+        (F64, "euclidean", 0.0),
+        (torch.float32, "cityblock", (0.1,)),
+        (torch.bfloat16, "sqeuclidean", 0.2),
+    ):
+        x = values(1, 2, 3, 9, 17).to(dtype)
+        if kind == "one guide for all, channels last":
+            x = x.contiguous(memory_format=torch.channels_last)
+        if kind == "a guide of channels":
+            x = values(1, 2, 6, 9, 17, 5).to(dtype)[:, ::2]
+        g = make(x)
+        axes = options.get("axes", (-2, -1))
+        scale = torch.linspace(0.5, 2.0, len(axes) if isinstance(axes, tuple) else 1)
+        kinds: dict[str, Any] = {**options, "metric": metric, "residual": dtype != F64, "normalization": normalization}
+        kinds["step"] = step * len(scale) if isinstance(step, tuple) else step
+        if normalization == "confidence":
+            channel = kinds.get("channel_axis", -3)
+            field = [n for a, n in enumerate(x.shape) if channel is None or a != channel % x.ndim]
+            kinds |= {"normalization": "cross", "confidence": confidence(3, *field), "fill_value": 3.0}
+        expected = st.semi_global_filter(x.clone().requires_grad_(), g, scale, **kinds).detach()
+        actual = st.semi_global_filter(x, g, scale, **kinds)
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+
+
+def test_arguments_of_another_type_are_not_taken_for_remembered_ones() -> None:
+    """True == 1, but not as a number of heads."""
+    x = torch.randn(2, 3, 4)
+    st.semi_global_filter(x, heads=1)
+    with pytest.raises(TypeError, match="heads"):
+        st.semi_global_filter(x, heads=True)
 
 
 # ---- the fused derivatives at sizes where their tiling shows
@@ -337,6 +396,24 @@ def test_filled_positions_pass_no_gradient_but_through_the_residual(composed: bo
     )
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_filled_positions_by_finite_differences(residual: bool) -> None:
+    """First and second derivatives: where a value is filled in, x is still what the residual adds."""
+    x, g, c = values(1, 1, 2, 3, 4), guide(2, 1, 2, 3, 4), torch.ones(1, 3, 4, dtype=F64)
+    g = g + 4000 * torch.arange(3, dtype=F64).reshape(3, 1) + torch.rand_like(g)  # no row reaches another
+    c[:, 1], c[:, 2] = 0.0, 1e-310  # missing; too little to count
+
+    def f(x: Tensor, g: Tensor) -> Tensor:
+        return st.semi_global_filter(x, g, confidence=c, fill_value=7.0, residual=residual)
+
+    inputs = leaves(x, g)
+    assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda x, g: f(x, g).sin(), inputs)
+    (x_bar,) = torch.autograd.grad(f(*inputs).sum(), inputs[0])
+    same(x_bar[:, :, 1], torch.zeros(1, 2, 4, dtype=F64))
+    same(x_bar[:, :, 2], torch.full((1, 2, 4), float(residual), dtype=F64))
+
+
 def test_empty_tensors() -> None:
     for shape in ((0, 3), (2, 0), (2, 1)):
         w = torch.rand(1, max(shape[1] - 1, 0))
@@ -382,6 +459,31 @@ def test_opcheck(name: str, operator: Any, args: Any) -> None:
     args = [a.detach().clone().requires_grad_() if isinstance(a, Tensor) else a for a in args]
     torch.library.opcheck(operator.overload, args)
     assert f"sgs.{name}.default" == str(operator.overload)
+
+
+@pytest.mark.parametrize(("name", "operator", "args"), OPERATORS, ids=[o[0] for o in OPERATORS])
+def test_bare_operators_refuse_tangents(name: str, operator: Any, args: Any) -> None:
+    """Never a silent zero: also not where vmap stands between, for any of the tensors, or where a gradient is wanted."""
+    bare = operator.overload
+    for at in (i for i, a in enumerate(args) if isinstance(a, Tensor)):
+
+        def f(t: Tensor, at: int = at) -> Any:
+            return bare(*args[:at], t, *args[at + 1 :])
+
+        t, batch = args[at], torch.stack([args[at]] * 2)
+        for call in (
+            lambda f=f, t=t: torch.func.jvp(f, (t,), (t,)),
+            lambda f=f, t=t: torch.func.jvp(f, (t.clone().requires_grad_(),), (t,)),
+            lambda f=f, t=t: torch.func.jacfwd(f)(t),
+            lambda f=f, b=batch: torch.func.jvp(torch.vmap(f), (b,), (b,)),
+            lambda f=f, b=batch: torch.vmap(lambda u, f=f: torch.func.jvp(f, (u,), (u,)))(b),
+        ):
+            with pytest.raises(RuntimeError, match="call the functions of sgs.torch"):
+                call()
+        with forward_ad.dual_level():
+            f(t)  # no tangent, none lost
+            with pytest.raises(RuntimeError, match="call the functions of sgs.torch"):
+                f(forward_ad.make_dual(t, t))
 
 
 @pytest.mark.parametrize(("name", "operator", "args"), OPERATORS[6:], ids=[o[0] for o in OPERATORS[6:]])

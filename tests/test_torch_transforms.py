@@ -31,9 +31,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
+    """And one thread: tiny tensors gain nothing from more, and two processors shared with others make them slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+    torch.set_num_threads(threads)
 
 
 # Traced and differentiated as by the default compiler, but run by torch's own kernels: compiling C++ takes long.
@@ -479,8 +483,9 @@ def test_functorch_inside_a_full_graph_is_refused() -> None:
 @pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=lambda c: c.name)
 def test_default_compiler(case: Case) -> None:
     f = torch.compile(case.function(sgs.torch), fullgraph=True)
+    failure = getattr(torch._inductor.exc, "InductorError", torch._dynamo.exc.BackendCompilerFailed)  # until torch 2.7
     try:
         actual = gradients(f, case.tensors(*SIZES))
-    except torch._inductor.exc.InductorError as error:  # no C++ compiler on this machine
+    except failure as error:  # no C++ compiler on this machine
         pytest.skip(str(error))
     same(actual, gradients(case.function(plain), case.tensors(*SIZES)))

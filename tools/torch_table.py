@@ -52,7 +52,9 @@ def main() -> None:
         junit = options.junit or Path(folder) / "results.xml"
         if options.junit is None:
             tests = ROOT / "tests" / "test_torch_transforms.py"
-            subprocess.run([sys.executable, "-m", "pytest", "-q", tests, f"--junit-xml={junit}"], cwd=ROOT, check=False)
+            # In one process: rows come in the order in which tests finish.
+            command = [sys.executable, "-m", "pytest", "-q", "-n", "0", tests, f"--junit-xml={junit}"]
+            subprocess.run(command, cwd=ROOT, check=False)
         table = markdown(outcomes(junit))
     text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]

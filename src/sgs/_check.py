@@ -138,12 +138,12 @@ def layout(name: str, shape: Shape, channel_axis: object, axes: object, argument
     spatial = others[-2:] if axes is None else [axis(argument, a, ndim) for a in integers(argument, axes)]
     if not spatial:
         raise ValueError(f"{argument}: expected at least one axis, got none")
-    for a in spatial:
+    for i, a in enumerate(spatial):
         if a == channel:
             raise ValueError(
                 f"{argument}: expected spatial axes, got axis {a}, which is the channel axis ({channel_axis=})"
             )
-        if spatial.count(a) > 1:
+        if a in spatial[:i]:  # list.count is more than torch 2.6 can compile
             raise ValueError(f"{argument}: expected different axes, got axis {a} twice ({axes})")
     channels = 1 if channel is None else shape[channel]
     return Layout(channel, channels, tuple(shape[a] for a in others), tuple(others.index(a) for a in spatial))

@@ -32,7 +32,7 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
 def _raw(t: Tensor) -> tuple[Any, ...]:
     """Address, dtype, shape and strides; for data off its alignment those of a copy, which the tuple keeps alive."""
     address = t.data_ptr()
-    if address % t.element_size():
+    if address & 7 and address % t.element_size():
         t = t.clone()
         return t.data_ptr(), _CODES[t.dtype], t.shape, t.stride(), t
     return address, _CODES[t.dtype], t.shape, t.stride()
@@ -66,33 +66,47 @@ def _run_on_cuda(function: str, like: Tensor, args: Sequence[object]) -> None:
 # ---- an operator and its ways through the transforms
 
 
-_PRE_DISPATCH_MODES: Any = torch._ops._len_torch_dispatch_stack_pre_dispatch
+_INCLUDED: Any = torch._C._dispatch_tls_is_dispatch_key_included
+_PRE_DISPATCH: Any = torch._C.DispatchKey.PreDispatch  # on while pre-dispatch tracing has a mode
 _PROFILED: Any = torch._C._autograd._profiler_enabled
+_TRANSFORMED: Any = torch._C._are_functorch_transforms_active
+_DISPATCH_MODES: Any = torch._C._len_torch_dispatch_stack
+_FUNCTION_MODES: Any = torch._C._len_torch_function_stack
+_TRACING: Any = torch._C._is_tracing
 
 
 _unpack_dual: Any = forward_ad.unpack_dual
 
 
-def _observed() -> bool:
-    """Whether anything wants to see operators go by: a mode, a tracer or a profiler."""
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or _PRE_DISPATCH_MODES()
-        or torch._C._get_tracing_state() is not None
-        or _PROFILED()
-    )
-
-
 def is_direct(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether a kernel may be called without the dispatcher: tensors in memory, no derivative wanted, nobody watching."""
+    """Whether a kernel may be called without the dispatcher: no derivative or transform wanted, nobody watching.
+
+    The tensors are then dense and in memory, of a type that can be filtered. It costs more to ask than anything else that
+    is done in Python for a call, so what is asked and how was timed.
+    """
     if torch.compiler.is_compiling():
         return False
     for t in tensors:
-        if t is not None and not (type(t) is Tensor and t.is_cpu and not t.requires_grad and not t.is_neg()):
+        if t is not None and not (
+            type(t) is Tensor
+            and t.is_cpu
+            and not t.requires_grad
+            and t.dtype in _CODES
+            and t.layout is torch.strided
+            and not t.is_nested
+            and not t.is_neg()
+        ):
             return False
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return not transformed and not _observed()
+    # A transform, a mode, a tracer or a profiler wants to see the operator go by.
+    return not (
+        _TRANSFORMED()
+        or forward_ad._current_level >= 0
+        or _DISPATCH_MODES()
+        or _FUNCTION_MODES()
+        or _INCLUDED(_PRE_DISPATCH)
+        or _TRACING()
+        or _PROFILED()
+    )
 
 
 class _Constant:
@@ -129,8 +143,11 @@ class Operator:
             _LIBRARY.impl(name, self._run, device)
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
-        torch.library.register_autograd(qualified, self._backward, setup_context=self._setup, lib=_LIBRARY)
         self.overload = getattr(torch.ops.sgs, name).default
+        # What torch.library.register_autograd registers, behind a look for tangents.
+        derived = torch._library.autograd.Info(self._backward, self._setup)
+        self._differentiated = torch._library.autograd.make_autograd_impl(self.overload, derived)
+        _LIBRARY.impl(name, self._with_autograd, "Autograd", with_keyset=True)
         self.function = _function(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -144,8 +161,8 @@ class Operator:
             return _transformed(self, args)
         return self.overload(*args)
 
-    def _run(self, *args: Any) -> Any:
-        # Only a compiled function, or a call that goes round `sgs.torch`, brings tangents as far as here.
+    def _refuse_tangents(self, args: tuple[Any, ...]) -> None:
+        """A compiled function, or a call that goes round `sgs.torch`, would lose them silently."""
         if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
             for t in args[: self.tensors]:
                 if t is not None and _unpack_dual(t).tangent is not None:
@@ -153,6 +170,13 @@ class Operator:
                         f"{self.overload}: forward-mode derivatives of a compiled function or of a bare operator would be "
                         "lost: compile the jvp instead, and call the functions of sgs.torch"
                     )
+
+    def _with_autograd(self, keyset: Any, *args: Any) -> Any:
+        self._refuse_tangents(args)  # of functorch's levels, too, which end here
+        return self._differentiated(keyset, *args)
+
+    def _run(self, *args: Any) -> Any:
+        self._refuse_tangents(args)  # where the level of autograd was left out
         return self.kernel(*args)
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -773,12 +797,15 @@ def _parameter(tensor: Tensor | None, value: float, guide: Tensor) -> Any:
     return tensor.data_ptr(), _CODES[tensor.dtype]
 
 
+def _in_front(raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """With an axis of length 1 in front."""
+    return raw[0], raw[1], (1, *raw[2]), (0, *raw[3]), *raw[4:]
+
+
 def _with_channel(t: Tensor, channel_axis: int | None) -> tuple[Any, int]:
     """A guide or its weights for the core, which wants a channel axis."""
     raw = _raw(t)
-    if channel_axis is None:
-        return (raw[0], raw[1], (1, *raw[2]), (0, *raw[3]), *raw[4:]), 0
-    return raw, channel_axis % t.ndim
+    return (_in_front(raw), 0) if channel_axis is None else (raw, channel_axis % t.ndim)
 
 
 def _weights_like(guide: Tensor, channel_axis: int | None, axis: int, heads: int, dtype: int) -> Tensor:
@@ -1066,6 +1093,53 @@ def _filter_kernel(*args: Any) -> Tensor:
     inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(y), [a % ndim for a in f.axes]
     trust = _raw_or_none(f.confidence)
     _run("semi_global_filter", f.x, f.num_threads, *inputs, f.normalization, f.residual, trust, f.fill_value, None)
+    return y
+
+
+def filter_directly(
+    x: Tensor,
+    guide: Tensor | None,
+    confidence: Tensor | None,
+    channel_axis: int | None,
+    axes: Sequence[int],
+    scales: Sequence[float],
+    steps: Sequence[float],
+    metric: int,
+    normalization: int,
+    residual: bool,
+    fill_value: float,
+    num_threads: int,
+) -> Tensor:
+    """The kernels of `edge_weights`, along every axis, and of the filter in one call, where `is_direct`; one head."""
+    y = torch.empty_like(x)
+    values = _raw(x)
+    result = (y.data_ptr(), values[1], values[2], y.stride())
+    guided_by = values if guide is None else _raw(guide)
+    trust = None if confidence is None else _raw(confidence)
+    ndim = x.ndim
+    if (
+        channel_axis is None or channel_axis < -ndim
+    ):  # the core wants a channel axis: x has none, the guide may have one
+        if channel_axis is None:
+            guided_by = _in_front(guided_by)
+        values, result, ndim, channel_axis = _in_front(values), _in_front(result), ndim + 1, -ndim - 1
+    _core.guided_filter(
+        values,
+        guided_by,
+        channel_axis % ndim,
+        scales,
+        steps,
+        metric,
+        trust if guide is None else None,
+        result,
+        [a % ndim for a in axes],
+        normalization,
+        residual,
+        trust,
+        fill_value,
+        None,
+        num_threads or torch.get_num_threads(),
+    )
     return y
 
 

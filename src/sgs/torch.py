@@ -74,10 +74,10 @@ def _threads(num_threads: int | None) -> int:
 
 def _cached(plan: Callable[..., Any]) -> Callable[..., Any]:
     """Shapes repeat from call to call: check each once. Inside compile or export their numbers may be symbols."""
-    remembered = lru_cache(maxsize=1024)(plan)
+    remembered = lru_cache(maxsize=1024, typed=True)(plan)
 
-    def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
+    def call(*args: Any, eager: bool = False) -> Any:
+        if not eager and torch.compiler.is_compiling():
             return plan(*args)
         try:
             return remembered(*args)
@@ -99,10 +99,13 @@ def _line_plan(name: str, x: Shape, w: Shape, axis: Any) -> int:
     return along - len(x)
 
 
-def _line(name: str, x: object, w: object, axis: object) -> tuple[Tensor, Tensor, int]:
+def _line(name: str, x: Any, w: Any, axis: object) -> tuple[Tensor, Tensor, int, bool]:
+    """Also whether a kernel may be called directly."""
+    if _torch_ops.is_direct((x, w)):
+        return x, w, _line_plan(name, x.shape, w.shape, axis, eager=True), True
     values = _tensor(name, x)
     weights = _beside("w", w, values)
-    return values, weights, _line_plan(name, values.shape, weights.shape, axis)
+    return values, weights, _line_plan(name, values.shape, weights.shape, axis), False
 
 
 def _inflow(name: str, value: object, x: Tensor, axis: int) -> Tensor | None:
@@ -163,9 +166,10 @@ def scan(
     >>> sgs.torch.scan(torch.tensor([1.0, 0.0, 0.0, 8.0]), torch.tensor([0.5, 0.5, 0.0]))
     tensor([1.0000, 0.5000, 0.2500, 8.0000])
     """
-    x, w, along = _line("x", x, w, axis)
+    x, w, along, direct = _line("x", x, w, axis)
     start = _inflow("initial", initial, x, along)
-    return _torch_ops.scan(x, w, start, along, bool(reverse), _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.scan.kernel if direct and start is None else _torch_ops.scan
+    return call(x, w, start, along, bool(reverse), _threads(num_threads))  # type: ignore[no-any-return]
 
 
 def line_filter(
@@ -203,7 +207,7 @@ def line_filter(
     >>> sgs.torch.line_filter(torch.tensor([1.0, 0.0, 0.0, 8.0]), torch.tensor([0.5, 0.5, 0.5]))
     tensor([2.0000, 2.5000, 4.2500, 8.1250])
     """
-    x, w, along = _line("x", x, w, axis)
+    x, w, along, direct = _line("x", x, w, axis)
     left = right = None
     if initial is not None:
         if not isinstance(initial, (tuple, list)):
@@ -211,7 +215,8 @@ def line_filter(
         if len(initial) != 2:
             raise ValueError(f"initial: expected (left, right), got {len(initial)} entries")
         left, right = (_inflow(f"initial[{i}]", end, x, along) for i, end in enumerate(initial))
-    return _torch_ops.line_filter(x, w, left, right, along, _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.line_filter.kernel if direct and initial is None else _torch_ops.line_filter
+    return call(x, w, left, right, along, _threads(num_threads))  # type: ignore[no-any-return]
 
 
 def _root(value: object, n: int) -> int:
@@ -251,9 +256,10 @@ def tree_aggregate(x: Tensor, w: Tensor, axis: int = -1, *, root: int = 0, num_t
     >>> sgs.torch.tree_aggregate(torch.tensor([1.0, 0.0, 0.0, 8.0]), torch.tensor([0.5, 0.5, 0.5]), root=1)
     tensor([1.0000, 2.5000, 4.0000, 8.0000])
     """
-    x, w, along = _line("x", x, w, axis)
+    x, w, along, direct = _line("x", x, w, axis)
     node = _root(root, x.shape[along])
-    return _torch_ops.tree_aggregate(x, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.tree_aggregate.kernel if direct else _torch_ops.tree_aggregate
+    return call(x, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
 
 
 def tree_update(a: Tensor, w: Tensor, axis: int = -1, *, root: int = 0, num_threads: int | None = None) -> Tensor:
@@ -287,19 +293,22 @@ def tree_update(a: Tensor, w: Tensor, axis: int = -1, *, root: int = 0, num_thre
     >>> sgs.torch.tree_update(torch.tensor([1.0, 2.5, 4.0, 8.0]), torch.tensor([0.5, 0.5, 0.5]), root=1)
     tensor([2.0000, 2.5000, 4.2500, 8.1250])
     """
-    a, w, along = _line("a", a, w, axis)
+    a, w, along, direct = _line("a", a, w, axis)
     node = _root(root, a.shape[along])
-    return _torch_ops.tree_update(a, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
+    call: Any = _torch_ops.tree_update.kernel if direct else _torch_ops.tree_update
+    return call(a, w, along, node, _threads(num_threads))  # type: ignore[no-any-return]
 
 
 # ---- planes
 
-# `scale` or `step` of one axis for the operator: a tensor, or a number.
-Length = tuple[Tensor | None, float]
+# `scale` or `step` of every axis for the operator: tensors, or None where all are numbers, and the numbers.
+Lengths = tuple[tuple[Tensor | None, ...] | None, tuple[float, ...]]
 
 
-def _lengths(name: str, value: Any, count: int, guide: Tensor) -> tuple[Length, ...]:
+def _lengths(name: str, value: Any, count: int, guide: Tensor) -> Lengths:
     """`scale` or `step` for every one of `count` axes."""
+    if type(value) is float and (0.0 < value < _INFINITY or (value == 0.0 and name == "step")):
+        return None, (value,) * count
     if isinstance(value, Tensor) and value.ndim == 1:
         if len(value) != count:
             raise ValueError(f"{name}: expected one number, or one for each of {count} axes, got shape ({len(value)},)")
@@ -307,11 +316,23 @@ def _lengths(name: str, value: Any, count: int, guide: Tensor) -> tuple[Length, 
     if isinstance(value, (tuple, list)):
         if len(value) != count:
             raise ValueError(f"{name}: expected one number, or one for each of {count} axes, got {len(value)}")
-        return tuple(_length(name, v, guide) for v in value)
-    return (_length(name, value, guide),) * count
+        each = [_length(name, v, guide) for v in value]
+    else:
+        each = [_length(name, value, guide)] * count
+    tensors = tuple(t for t, _ in each)
+    return None if all(t is None for t in tensors) else tensors, tuple(v for _, v in each)
 
 
-def _length(name: str, value: Any, guide: Tensor) -> Length:
+def _read(lengths: Lengths) -> Lengths:
+    """Tensors in memory as the numbers that they hold."""
+    tensors, numbers = lengths
+    if tensors is None:
+        return lengths
+    return None, tuple(v if t is None else float(t) for t, v in zip(tensors, numbers, strict=True))
+
+
+def _length(name: str, value: Any, guide: Tensor) -> tuple[Tensor | None, float]:
+    """Of one axis."""
     if isinstance(value, Tensor):
         if value.ndim and value.shape != (1,):
             raise ValueError(f"{name}: expected tensors of one number, got shape {tuple(value.shape)}")
@@ -397,7 +418,8 @@ def _placed(guide: Tensor, place: tuple[int | None, Shape] | None, channel: int 
 def _weights(
     guide: Tensor,
     plan: _Plan,
-    lengths: Sequence[tuple[Length, Length]],
+    scale: Lengths,
+    step: Lengths,
     dtype: torch.dtype,
     threads: int,
     confidence: Tensor | None = None,
@@ -407,10 +429,10 @@ def _weights(
     weights = []
     code = _CODES[_torch_ops.computing_dtype(dtype)]
     call = _torch_ops.edge_weights.kernel if direct else _torch_ops.edge_weights
-    for axis, (scale, step) in zip(plan.axes, lengths, strict=True):
-        tensors = guide, scale[0], step[0], confidence
+    scales, steps = (lengths[0] or (None,) * len(plan.axes) for lengths in (scale, step))
+    for i, axis in enumerate(plan.axes):
         layout = plan.guide_channel, axis, plan.heads, plan.metric, code, threads
-        w = call(*tensors, scale[1], step[1], *layout)
+        w = call(guide, scales[i], steps[i], confidence, scale[1][i], step[1][i], *layout)
         weights.append(w.squeeze(0) if plan.channel is None and plan.guide_channel is not None else w)
     return weights
 
@@ -502,13 +524,14 @@ def edge_weights(
     """
     guide = _tensor("guide", guide)
     channel, along, code, count = _edges_plan(guide.shape, axis, channel_axis, metric, heads)
-    ((length, scale_value),) = _lengths("scale", scale, 1, guide)
-    ((added, step_value),) = _lengths("step", step, 1, guide)
+    lengths, (scale_value,) = _lengths("scale", scale, 1, guide)
+    added, (step_value,) = _lengths("step", step, 1, guide)
     if not torch.compiler.is_compiling():
         _check.warn_of_image("guide", guide.shape, channel_axis)
     dtype = _CODES[_torch_ops.computing_dtype(guide.dtype)]
     layout = channel, along, count, code, dtype, _threads(num_threads)
-    return _torch_ops.edge_weights(guide, length, added, None, scale_value, step_value, *layout)  # type: ignore[no-any-return]
+    tensors = lengths[0] if lengths else None, added[0] if added else None
+    return _torch_ops.edge_weights(guide, *tensors, None, scale_value, step_value, *layout)  # type: ignore[no-any-return]
 
 
 @_cached
@@ -621,12 +644,17 @@ def semi_global_filter(
     >>> sgs.torch.semi_global_filter(step, scale=0.5)[0]
     tensor([0.0365, 0.1635, 8.0521, 8.3479])
     """
-    y = _tensor("x", x)
-    guided = None if guide is None else _beside("guide", guide, y)
-    trust = None if confidence is None else _beside("confidence", confidence, y)
+    direct = _torch_ops.is_direct((x, guide, confidence))
+    if direct:
+        y, guided, trust = x, guide, confidence
+    else:
+        y = _tensor("x", x)
+        guided = None if guide is None else _beside("guide", guide, y)
+        trust = None if confidence is None else _beside("confidence", confidence, y)
+    shape = y.shape
     plan = _plan(
         "x",
-        y.shape,
+        shape,
         None if guided is None else guided.shape,
         None if trust is None else trust.shape,
         channel_axis,
@@ -634,29 +662,37 @@ def semi_global_filter(
         metric,
         normalization,
         heads,
+        eager=direct,
     )
-    if axes is None and not torch.compiler.is_compiling():
-        _check.warn_of_image("x", y.shape, channel_axis)
+    if axes is None and len(shape) == 3 and not torch.compiler.is_compiling():
+        _check.warn_of_image("x", shape, channel_axis)
     like = y if guided is None else guided
     count = len(plan.axes)
-    lengths = tuple(zip(_lengths("scale", scale, count, like), _lengths("step", step, count, like), strict=True))
+    scales, steps = _lengths("scale", scale, count, like), _lengths("step", step, count, like)
     rounds = 1 if type(blocks) is int and blocks == 1 else _check.integer("blocks", blocks, least=1)
     fill = fill_value if type(fill_value) is float else _check.number("fill_value", fill_value)
     threads = _threads(num_threads)
-    dtype = y.dtype
-    direct = _torch_ops.is_direct([y, guided, trust, *(v for pair in lengths for v, _ in pair)])
+    if direct and (scales[0] or steps[0]):
+        direct = _torch_ops.is_direct((*(scales[0] or ()), *(steps[0] or ())))
+        if direct:
+            scales, steps = _read(scales), _read(steps)
 
+    dtype = y.dtype
+    constants = plan.normalization, bool(residual), fill, threads
+    placed = None if guided is None else _placed(guided, plan.guide, plan.channel)
     c = None if trust is None or plan.confidence is None else trust.reshape(plan.confidence)
+    if direct and rounds == 1 and plan.heads == 1:  # all in one call
+        layout = plan.guide_channel, plan.axes, scales[1], steps[1], plan.metric
+        return _torch_ops.filter_directly(y, placed, c, *layout, *constants)
     weights: list[Tensor] = []
-    if guided is not None:
-        weights = _weights(_placed(guided, plan.guide, plan.channel), plan, lengths, dtype, threads, None, direct)
+    if placed is not None:
+        weights = _weights(placed, plan, scales, steps, dtype, threads, None, direct)
     heads_of = _Heads(plan)
     for block in range(1, rounds + 1):
         if guided is None:
-            weights = _weights(y, plan, lengths, dtype, threads, c, direct)
+            weights = _weights(y, plan, scales, steps, dtype, threads, c, direct)
         split = [heads_of.split(w) for w in weights] if plan.heads > 1 else weights
         trusted = None if c is None else heads_of.split(c)
-        constants = plan.normalization, bool(residual), fill, threads
         before = heads_of.split(y)
         y = heads_of.join(
             _torch_ops.semi_global_filter(before, trusted, split, heads_of.axes, *constants, direct=direct)
@@ -715,7 +751,7 @@ def attention_map(
         As in `semi_global_filter`, where the guide stands for x.
     confidence : Tensor, optional
         As in `semi_global_filter`: the shape of the guide without its channel axis, batch axes broadcast. The map is
-        0 where it is 0, and everywhere if `position` is not supported.
+        0 where it is 0, and everywhere if `position` is not supported, but for the residual.
 
     Returns
     -------
@@ -778,12 +814,12 @@ def attention_map(
     lengths_along = tuple(largest.shape[a] for a in plan.axes)
     at = _check.position("position", position, lengths_along)
     count = len(plan.axes)
-    lengths = tuple(zip(_lengths("scale", scale, count, largest), _lengths("step", step, count, largest), strict=True))
+    scales, steps = _lengths("scale", scale, count, largest), _lengths("step", step, count, largest)
     threads = _threads(num_threads)
 
     dtype = torch.float64 if any(g.dtype == torch.float64 for g in tensors) else torch.float32
     passes = [
-        _weights(_placed(g, p.guide, p.channel), p, lengths, dtype, threads)
+        _weights(_placed(g, p.guide, p.channel), p, scales, steps, dtype, threads)
         for g, p in zip(tensors, plans, strict=True)
     ] * (rounds // len(tensors))
     row = torch.ones((), dtype=dtype, device=largest.device)

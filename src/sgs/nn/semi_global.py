@@ -317,7 +317,10 @@ class HierarchicalSemiGlobalBlock(nn.Module):
     def _sequence(self) -> list[SemiGlobalBlock]:
         """The blocks in the order of application, a shared one repeated."""
         blocks = [b for b in self.blocks if isinstance(b, SemiGlobalBlock)]
-        return blocks * self.num_blocks if self.share else blocks
+        if not self.share:
+            return blocks
+        # Compiled for sizes that change, torch 2.6 takes the number for one of them, and no such number of copies.
+        return [block for _ in range(self.num_blocks) for block in blocks]
 
     def reset_parameters(self) -> None:
         """Reset every block."""
