@@ -61,6 +61,12 @@ template <class C> struct WeightKernels {
 
 constexpr int kRows = 16; // rows of a plane that are filtered together
 
+/// kRows rows of memory, `stride` bytes apart, to be brought into the caches in passing; or null.
+struct Ahead {
+    const char* rows;
+    std::int64_t stride;
+};
+
 /// A block of up to kRows rows of a plane with contiguous rows, in aligned memory of `pitch` (a multiple of kRows)
 /// elements a row.
 template <class C> struct PlaneBlock {
@@ -72,29 +78,29 @@ template <class C> struct PlaneBlock {
     const C* reciprocal_across; // 1 / T_horizontal(1) for "line", else null
     C* columns;                 // [pitch][kRows] scratch
     C* terms;                   // [pitch][kRows] scratch
-    C* carry;                   // [pitch] F above the block, or B below it; left as the next block needs it
-    C* sums;                    // [rows][pitch] down writes it, up reads it
-    C* y;                       // [rows][pitch] up writes it
+    C* above;                   // [pitch] F of the row above the block; left as the next block needs it
+    const C* below;             // [pitch] B of the row below the block
+    C* y;                       // [kRows][pitch] the result
     const C* residual;          // [rows][pitch] what is added at the end, or null
     C centres;                  // how often the centre counts: 1 for "cross", 2 for None
     C fill;
     bool supported_only; // a negative reciprocal marks an unsupported position
     bool cuts;           // some weight is 0
+    Ahead read, written; // what is needed soon
 };
 
 template <class C> struct PlaneKernels {
     /// rows[r][j] = source[r * row_stride + j * column_stride] for `total` rows, 0 beyond count rows and width columns.
     void (*load_rows[4])(C* rows, std::int64_t pitch, const void* source, std::int64_t row_stride,
                          std::int64_t column_stride, std::int64_t count, std::int64_t width, std::int64_t total);
-    /// `stream`: past the caches, where that can be done.
     void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride,
-                          std::int64_t column_stride, std::int64_t count, std::int64_t width, bool stream);
+                          std::int64_t column_stride, std::int64_t count, std::int64_t width);
     /// columns[j][r] = rows[r][j], for kRows rows.
     void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
-    /// Horizontal line filter and downward scan: sums = terms of both + the centre.
-    void (*down)(const PlaneBlock<C>& block);
-    /// Upward scan, normalisation, residual: y.
-    void (*up)(const PlaneBlock<C>& block);
+    /// B of the first row of a block, from B of the row below it: all that the blocks above need of it.
+    void (*climb)(const PlaneBlock<C>& block, C* first);
+    /// (7) of a block: both line filters, normalisation and residual.
+    void (*filter)(const PlaneBlock<C>& block);
     /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row; B of the first row;
     /// the product of the weights from the first row to the one after the last.
     void (*ends)(const PlaneBlock<C>& block, bool start, C* below, C* above, C* through);

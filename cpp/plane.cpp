@@ -7,7 +7,8 @@
 namespace sgs {
 namespace {
 
-const std::int64_t kBand = std::getenv("KB") ? 1 << std::atoi(std::getenv("KB")) : 1 << 16; // padded elements of a band
+constexpr std::int64_t kWhole = 1 << 17;          // padded elements: larger planes are cut
+constexpr std::int64_t kBand = 1 << 16;           // of a band then
 constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
 constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
@@ -19,7 +20,8 @@ constexpr std::int64_t kFewChannels = 16;         // of such a guide
 // How the planes are cut.
 template <class C> struct Bands {
     explicit Bands(const PlaneSet<C>& p)
-        : blocks(std::clamp<std::int64_t>(kBand / (kRows * p.pitch), 1, p.blocks)),
+        : blocks(p.blocks * kRows * p.pitch <= kWhole ? p.blocks
+                                                      : std::max<std::int64_t>(kBand / (kRows * p.pitch), 1)),
           count((p.blocks + blocks - 1) / blocks) {}
     std::int64_t blocks, count;
 
@@ -39,7 +41,8 @@ template <class C> struct BandScratch {
             {&reciprocal_across, p.line ? size : 0},
             {&trust, p.o.confidence ? size : 0},
             {&x, size},
-            {&sums, size},
+            {&below, bands.blocks * p.pitch},
+            {&residual, p.o.confidence ? block : 0},
             {&rows, weights_scratch(p)},
             {&columns, block},
             {&terms, block},
@@ -54,7 +57,7 @@ template <class C> struct BandScratch {
         }
     }
     Buffer<C> memory;
-    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *sums, *rows, *columns, *terms, *carry;
+    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *below, *residual, *rows, *columns, *terms, *carry;
     std::int64_t group = -1, band = -1; // whose weights these are
     bool cuts = false;
 
@@ -112,47 +115,48 @@ template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, s
             p.load_trusted(s.x, w.trust, i < 0 ? kOnes : first + i, k);
             // All planes cross the same weights: products of any but the first go to scratch.
             kernels<C>().plane.ends(b, k == bands.first(band), ends.above(i, band + 1), ends.below(i, band),
-                                    i <= 0 && i == from ? ends.through(band) : s.sums + (i - from) * p.pitch);
+                                    i <= 0 && i == from ? ends.through(band) : s.columns + (i - from) * p.pitch);
         }
     }
 }
 
-// Both passes over one band of one plane; above and below enter it and are used up. kOnes leaves its sums, the
-// supports, in s.reciprocal.
+// One band of one plane: upward for B below each block, downward with everything else. above and below enter the band;
+// above is used up. kOnes leaves its sums, the supports, in s.reciprocal. `next` is a plane that follows, or kOnes.
 template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t plane,
-                                    C* above, C* below, const BandScratch<C>& s) {
+                                    std::int64_t next, C* above, const C* below, const BandScratch<C>& s) {
     PlaneBlock<C> b = p.block();
     b.columns = s.columns;
     b.terms = s.terms;
-    b.carry = above;
+    b.above = above;
     b.cuts = s.cuts;
-    const std::int64_t first = bands.first(band);
+    const std::int64_t first = bands.first(band), end = bands.end(p, band);
     const auto enter = [&](std::int64_t k) {
         const BlockWeights<C> w = s.weights(p, k - first);
         p.set_weights(b, w, plane);
         b.rows = p.block_rows(k);
-        b.sums = s.sums + (k - first) * kRows * p.pitch;
         C* x = s.x + (k - first) * kRows * p.pitch;
         b.x = x;
+        b.below = k + 1 == end ? below : s.below + (k - first) * p.pitch;
         return std::pair(w, x);
     };
-    for (std::int64_t k = first; k < bands.end(p, band); ++k) {
+    for (std::int64_t k = end - 1; k >= first; --k) {
         const auto [w, x] = enter(k);
         p.load_trusted(x, w.trust, plane, k);
-        kernels<C>().plane.down(b);
+        if (k > first) kernels<C>().plane.climb(b, s.below + (k - 1 - first) * p.pitch);
     }
-    b.carry = below;
-    for (std::int64_t k = bands.end(p, band) - 1; k >= first; --k) {
+    for (std::int64_t k = first; k < end; ++k) {
         const auto [w, x] = enter(k);
         b.y = plane == kOnes ? w.reciprocal : s.rows;
+        b.read = p.ahead(p.o.x, next, end - 1 - (k - first));
+        b.written = p.ahead(p.o.y, plane, std::min(k + 1, end - 1));
         if (p.o.filter.residual && plane != kOnes) {
             b.residual = x;
             if (p.o.confidence) { // x times confidence is not what the residual adds
-                p.load_residual(s.terms, w.trust, plane, k);
-                b.residual = s.terms;
+                p.load_residual(s.residual, w.trust, plane, k);
+                b.residual = s.residual;
             }
         }
-        kernels<C>().plane.up(b);
+        kernels<C>().plane.filter(b);
         if (plane != kOnes) p.store(s.rows, p.o.y, plane, k);
     }
 }
@@ -169,7 +173,7 @@ template <class C> void load_band(const PlaneSet<C>& p, const Bands<C>& bands, s
         s.cuts |= load_weights(p, s.weights(p, k - first), group * p.group_size, k, s.rows);
     if (band > 0) std::fill_n(s.down, p.pitch, C(1)); // what enters has crossed the edge
     if (!p.finds_support()) return;
-    filter_band(p, bands, band, kOnes, above, below, s);
+    filter_band(p, bands, band, kOnes, kOnes, above, below, s);
     kernels<C>().pointwise.reciprocal(s.reciprocal, (end - first) * kRows * p.pitch, p.o.confidence.has_value());
 }
 
@@ -187,9 +191,10 @@ template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands
         const std::int64_t group = task / parts, from = task % parts * together;
         nothing_enters();
         load_band(p, bands, group, 0, above, below, s);
-        for (std::int64_t i = from; i < std::min(p.group_size, from + together); ++i) {
+        const std::int64_t end = group * p.group_size + std::min(p.group_size, from + together);
+        for (std::int64_t i = group * p.group_size + from; i < end; ++i) {
             nothing_enters();
-            filter_band(p, bands, 0, group * p.group_size + i, above, below, s);
+            filter_band(p, bands, 0, i, i + 1 < end ? i + 1 : kOnes, above, below, s);
         }
     });
 }
@@ -223,7 +228,8 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
         each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
             load_band(p, bands, first / p.group_size, band, ends.above(start, band), ends.below(start, band + 1), s);
             for (std::int64_t i = from; i < end; ++i)
-                filter_band(p, bands, band, first + i, ends.above(i, band), ends.below(i, band + 1), s);
+                filter_band(p, bands, band, first + i, i + 1 < end ? first + i + 1 : kOnes, ends.above(i, band),
+                            ends.below(i, band + 1), s);
         });
         first += count;
     }

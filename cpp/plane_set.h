@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include "filter.h"
@@ -18,8 +17,6 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     const std::int64_t pitch = whole_vectors(width);
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
-
-const std::int64_t kStreamed = std::getenv("KS") ? 1 << std::atoi(std::getenv("KS")) : 1 << 24; // bytes of y
 
 /// In place of a plane: the field of ones.
 constexpr std::int64_t kOnes = -1;
@@ -43,7 +40,6 @@ template <class C> class PlaneSet {
           down_axis(1 - across_axis), rows_(o.axes[down_axis]), columns_(o.axes[across_axis]), height(o.y.shape[rows_]),
           width(o.y.shape[columns_]), pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)),
           blocks((height + kRows - 1) / kRows) {
-        stream_ = o.y.size() * static_cast<std::int64_t>(item_size(o.y.dtype)) >= kStreamed;
         // Planes that share their weights follow one another, neighbours in memory first.
         const DimOrder order = order_by_stride(o.y);
         for (const bool group : {false, true})
@@ -120,10 +116,15 @@ template <class C> class PlaneSet {
     void load(C* rows, const AnyView& v, std::int64_t plane, std::int64_t block) const {
         load_rows(rows, pitch, v, plane, block * kRows, kRows);
     }
+    /// A block of an operand that is about to be used; nothing of kOnes.
+    Ahead ahead(const AnyView& v, std::int64_t plane, std::int64_t block) const {
+        if (plane == kOnes) return {};
+        return {static_cast<const char*>(row(v, plane, block * kRows)),
+                row_stride(v) * static_cast<std::int64_t>(item_size(v.dtype))};
+    }
     void store(const C* rows, const AnyView& v, std::int64_t plane, std::int64_t block) const {
-        kernels<C>().plane.store_rows[static_cast<int>(v.dtype)](rows, pitch, row(v, plane, block * kRows),
-                                                                 row_stride(v), column_stride(v), block_rows(block),
-                                                                 width, stream_);
+        kernels<C>().plane.store_rows[static_cast<int>(v.dtype)](
+            rows, pitch, row(v, plane, block * kRows), row_stride(v), column_stride(v), block_rows(block), width);
     }
     /// Whether supports are found with the weights, band by band (8).
     bool finds_support() const { return o.guide && o.filter.normalization == Normalization::cross; }
@@ -166,7 +167,6 @@ template <class C> class PlaneSet {
                (o.confidence && moves(*o.confidence)) || (o.guide && moves(o.guide->view));
     }
     std::vector<int> outer_;
-    bool stream_; // y is too large for caches to keep it
 };
 
 /// Planes of a group side by side (lanes.cpp).

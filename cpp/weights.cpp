@@ -102,7 +102,7 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
                 kernel.finish(rows.d, count, representable<C>(step), representable<C>(scale),
                               metric == Metric::euclidean);
                 kernels<C>().plane.store_rows[static_cast<int>(w.dtype)](rows.d, count, segments.address(w, segment), 0,
-                                                                         segments.stride(w), 1, count, false);
+                                                                         segments.stride(w), 1, count);
             }
         });
     });

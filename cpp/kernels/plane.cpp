@@ -1,6 +1,6 @@
 // Both axes of a plane whose rows are contiguous, a block of kRows rows at a time while it is in L1: the horizontal
-// line filter runs down the transposed block, forward and backward sweeps in one loop so that their chains overlap, and
-// the downward scan follows as the block is transposed back; the upward scan comes last and finishes (7).
+// line filter runs down the transposed block, forward and backward sweeps in one loop so that their chains overlap; the
+// vertical one and the finish of (7) follow as the block is transposed back.
 #include <limits>
 
 #include "../kernels.h"
@@ -25,10 +25,20 @@ template <class C> void transpose_block(const C* rows, std::int64_t pitch, std::
         }
 }
 
-// (5) terms_j = w F + w B along each line of columns; w has width + 1 rows.
-template <class C, bool cuts>
-void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* __restrict terms) {
+// (5) terms_j = w F + w B along each line of the transposed block.
+template <class C, bool cuts> void sweep(const PlaneBlock<C>& p) {
     constexpr int n = kWidth<C>;
+    const C* __restrict x = p.columns;
+    const C* __restrict w = p.across;
+    C* __restrict terms = p.terms;
+    const std::int64_t width = p.width;
+    const Ahead read = p.read, written = p.written;
+    // The chains of sums leave time for what the memory is to bring.
+    const auto ahead = [&](std::int64_t j, int v) __attribute__((always_inline)) {
+        const std::int64_t row = j % kRows, bytes = (j / kRows * kRows + v * n) * static_cast<std::int64_t>(sizeof(C));
+        if (read.rows != nullptr) __builtin_prefetch(read.rows + row * read.stride + bytes, 0, 2);
+        if (written.rows != nullptr) __builtin_prefetch(written.rows + row * written.stride + bytes, 1, 2);
+    };
     constexpr int vectors = kRows / n;
     // Chained on the term itself, term_j = w x_{j-1} + w term_{j-1}: one fused step from term to term.
     Vec<C> f[vectors] = {}, b[vectors] = {}, before[vectors] = {}, after[vectors] = {};
@@ -48,6 +58,7 @@ void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* 
     std::int64_t j = width - 1;
     for (; i < j; ++i, --j) // the sweeps have not met: each leaves its term
         for (int v = 0; v < vectors; ++v) {
+            ahead(i, v);
             store_vector(terms + i * kRows + v * n, forward(i, v));
             store_vector(terms + j * kRows + v * n, backward(j, v));
         }
@@ -57,6 +68,7 @@ void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* 
     }
     for (; i < width; ++i, --j) // each finds the other's term
         for (int v = 0; v < vectors; ++v) {
+            ahead(i, v);
             C* to = terms + i * kRows + v * n;
             store_vector(to, load_vector(to) + forward(i, v));
             C* from = terms + j * kRows + v * n;
@@ -64,65 +76,73 @@ void sweep(const C* __restrict x, const C* __restrict w, std::int64_t width, C* 
         }
 }
 
-// (4) downward through the block: sums_i = horizontal terms + w F_{i-1} + centres x_i, scaled for "line".
-template <class C, bool cuts> void down(const PlaneBlock<C>& p) {
-    constexpr int n = kWidth<C>;
-    for (std::int64_t j = 0; j < p.width; j += n) {
-        Vec<C> f = load_vector(p.carry + j);
-        for (int r = 0; r < p.rows; r += n) {
-            Vec<C> v[n];
-#pragma GCC unroll 16
-            for (int k = 0; k < n; ++k) v[k] = load_vector(p.terms + (j + k) * kRows + r);
-            transpose<C>(v);
-#pragma GCC unroll 16
-            for (int k = 0; k < n; ++k) {
-                const int row = r + k;
-                if (row >= p.rows) break;
-                const std::int64_t at = row * p.pitch + j;
-                const Vec<C> x = load_vector(p.x + at);
-                const Vec<C> term = carry_over<cuts>(load_vector(p.down + at), f);
-                f = x + term;
-                Vec<C> sum;
-                if (p.reciprocal_across != nullptr)
-                    sum = (v[k] + x) * load_vector(p.reciprocal_across + at) + f * load_vector(p.reciprocal + at);
-                else
-                    sum = v[k] + term + p.centres * x;
-                store_vector(p.sums + at, sum);
-            }
-        }
-        store_vector(p.carry + j, f);
+// (4) upward through the block.
+template <class C, bool cuts> void climb(const PlaneBlock<C>& p, C* __restrict first) {
+    for (std::int64_t j = 0; j < p.width; j += kWidth<C>) {
+        Vec<C> b = load_vector(p.below + j);
+        for (std::int64_t row = p.rows - 1; row >= 0; --row)
+            b = load_vector(p.x + row * p.pitch + j) +
+                carry_over<cuts>(load_vector(p.down + (row + 1) * p.pitch + j), b);
+        store_vector(first + j, b);
     }
 }
 
-// (4) upward, and the finish of (7): y = (sums + w B_{i+1}) / S. Row by row: the band is read from a larger cache, in
-// few streams that it can foresee.
-template <class C, bool cuts> void up(const PlaneBlock<C>& block) {
+// (5) vertically, and (7), a vector of columns at a time: the horizontal terms come in by a transposition in registers,
+// where the sums stay. Rows beyond the plane are 0, and so is the weight of the edge to them.
+template <class C, bool cuts> void filter(const PlaneBlock<C>& block) {
+    constexpr int n = kWidth<C>;
     const PlaneBlock<C> p = block; // so that no store may change it
+    // start(horizontal term, x, w F, at) and finish(sum, w B, at) make y of a position.
+    const auto each = [&](const auto& start, const auto& finish) __attribute__((always_inline)) {
+        for (std::int64_t j = 0; j < p.width; j += n) {
+            Vec<C> sums[kRows];
+            Vec<C> f = load_vector(p.above + j);
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; r += n) {
+                Vec<C> v[n];
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) v[k] = load_vector(p.terms + (j + k) * kRows + r);
+                transpose<C>(v);
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) {
+                    const std::int64_t at = (r + k) * p.pitch + j;
+                    const Vec<C> x = load_vector(p.x + at);
+                    const Vec<C> term = carry_over<cuts>(load_vector(p.down + at), f);
+                    f = x + term;
+                    sums[r + k] = start(v[k], x, term, at);
+                }
+            }
+            store_vector(p.above + j, f);
+            Vec<C> b = load_vector(p.below + j);
+#pragma GCC unroll 16
+            for (int row = kRows - 1; row >= 0; --row) {
+                const std::int64_t at = row * p.pitch + j;
+                const Vec<C> term = carry_over<cuts>(load_vector(p.down + p.pitch + at), b);
+                b = load_vector(p.x + at) + term;
+                Vec<C> y = finish(sums[row], term, at);
+                if (p.residual != nullptr) y += load_vector(p.residual + at);
+                store_vector(p.y + at, y);
+            }
+        }
+    };
+    const auto sum = [&](Vec<C> across, Vec<C> x, Vec<C> term, std::int64_t) { return across + term + p.centres * x; };
     const Vec<C> fill = Vec<C>{} + p.fill;
-    for (std::int64_t row = p.rows - 1; row >= 0; --row) {
-        const std::int64_t start = row * p.pitch;
-        const auto at = [&](std::int64_t j, C* to, const auto& divide) __attribute__((always_inline)) {
-            const Vec<C> term = carry_over<cuts>(load_vector(p.down + p.pitch + start + j), load_vector(p.carry + j));
-            store_vector(p.carry + j, load_vector(p.x + start + j) + term);
-            Vec<C> y = divide(load_vector(p.sums + start + j), term, start + j);
-            if (p.residual != nullptr) y += load_vector(p.residual + start + j);
-            store_vector(to, y);
-        };
-        const auto each = [&](const auto& divide) __attribute__((always_inline)) {
-            for (std::int64_t j = 0; j < p.width; j += kWidth<C>) at(j, p.y + start + j, divide);
-        };
-        if (p.reciprocal_across != nullptr)
-            each([&](Vec<C> sum, Vec<C> term, std::int64_t k) { return sum + term * load_vector(p.reciprocal + k); });
-        else if (p.reciprocal == nullptr)
-            each([&](Vec<C> sum, Vec<C> term, std::int64_t) { return sum + term; });
-        else if (p.supported_only)
-            each([&](Vec<C> sum, Vec<C> term, std::int64_t k) {
-                const Vec<C> r = load_vector(p.reciprocal + k);
-                return r < Vec<C>{} ? fill : (sum + term) * r;
-            });
-        else
-            each([&](Vec<C> sum, Vec<C> term, std::int64_t k) { return (sum + term) * load_vector(p.reciprocal + k); });
-    }
+    if (p.reciprocal_across != nullptr)
+        each(
+            [&](Vec<C> across, Vec<C> x, Vec<C> term, std::int64_t at) {
+                return (across + x) * load_vector(p.reciprocal_across + at) +
+                       (x + term) * load_vector(p.reciprocal + at);
+            },
+            [&](Vec<C> s, Vec<C> term, std::int64_t at) { return s + term * load_vector(p.reciprocal + at); });
+    else if (p.reciprocal == nullptr)
+        each(sum, [&](Vec<C> s, Vec<C> term, std::int64_t) { return s + term; });
+    else if (p.supported_only)
+        each(sum, [&](Vec<C> s, Vec<C> term, std::int64_t at) {
+            const Vec<C> r = load_vector(p.reciprocal + at);
+            return r < Vec<C>{} ? fill : (s + term) * r;
+        });
+    else
+        each(sum, [&](Vec<C> s, Vec<C> term, std::int64_t at) { return (s + term) * load_vector(p.reciprocal + at); });
 }
 
 // The product stops above 0 where no weight is 0: nothing passes a cut, but NaN and infinities pass everything else.
@@ -164,14 +184,6 @@ void gather(C* __restrict to, const S* __restrict from, std::int64_t stride, std
     for (std::int64_t j = 0; j < count; ++j) to[j] = static_cast<C>(widen(from[j * stride]));
 }
 
-// Lines of memory are written whole and not read before; what stands before the first and after the last as usual.
-template <class C> void stream(const C* from, C* to, std::int64_t count) {
-    std::int64_t j = 0;
-    for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
-    for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
-    for (; j < count; ++j) to[j] = from[j];
-}
-
 template <class C, class S, int fixed>
 void scatter(const C* __restrict from, S* __restrict to, std::int64_t stride, std::int64_t count) {
     if constexpr (fixed != 0) stride = fixed;
@@ -194,37 +206,27 @@ template <class C, class S> void load_rows(C* __restrict rows, std::int64_t pitc
 
 template <class C, class S> void store_rows(const C* __restrict rows, std::int64_t pitch, void* target,
                                             std::int64_t row_stride, std::int64_t column_stride, std::int64_t count,
-                                            std::int64_t width, bool streamed) {
+                                            std::int64_t width) {
     constexpr decltype(&scatter<C, S, 0>) with_stride[] = {scatter<C, S, 0>, scatter<C, S, 1>, scatter<C, S, 2>,
                                                            scatter<C, S, 3>, scatter<C, S, 4>};
     const auto store = with_stride[column_stride >= 1 && column_stride <= 4 ? column_stride : 0];
-    if constexpr (std::is_same_v<C, S>)
-        if (streamed && column_stride == 1) {
-            for (std::int64_t r = 0; r < count; ++r)
-                stream(rows + r * pitch, static_cast<S*>(target) + r * row_stride, width);
-            finish_stream();
-            return;
-        }
     for (std::int64_t r = 0; r < count; ++r)
         store(rows + r * pitch, static_cast<S*>(target) + r * row_stride, column_stride, width);
 }
 
-template <class C> void down_block(const PlaneBlock<C>& p) {
-    transpose_block(p.x, p.pitch, p.width, p.columns);
-    if (p.cuts) {
-        sweep<C, true>(p.columns, p.across, p.width, p.terms);
-        down<C, true>(p);
-    } else {
-        sweep<C, false>(p.columns, p.across, p.width, p.terms);
-        down<C, false>(p);
-    }
+template <class C> void climb_block(const PlaneBlock<C>& p, C* first) {
+    p.cuts ? climb<C, true>(p, first) : climb<C, false>(p, first);
 }
 
-template <class C> void up_block(const PlaneBlock<C>& p) {
-    if (p.cuts)
-        up<C, true>(p);
-    else
-        up<C, false>(p);
+template <class C> void filter_block(const PlaneBlock<C>& p) {
+    transpose_block(p.x, p.pitch, p.width, p.columns);
+    if (p.cuts) {
+        sweep<C, true>(p);
+        filter<C, true>(p);
+    } else {
+        sweep<C, false>(p);
+        filter<C, false>(p);
+    }
 }
 
 } // namespace
@@ -233,8 +235,8 @@ extern const PlaneKernels<float> plane_float{
     {load_rows<float, Half>, load_rows<float, BFloat16>, load_rows<float, float>, load_rows<float, double>},
     {store_rows<float, Half>, store_rows<float, BFloat16>, store_rows<float, float>, store_rows<float, double>},
     transpose_block<float>,
-    down_block<float>,
-    up_block<float>,
+    climb_block<float>,
+    filter_block<float>,
     ends<float>,
     has_zero<float>,
     pass_on<float>};
@@ -242,8 +244,8 @@ extern const PlaneKernels<double> plane_double{
     {load_rows<double, Half>, load_rows<double, BFloat16>, load_rows<double, float>, load_rows<double, double>},
     {nullptr, nullptr, store_rows<double, float>, store_rows<double, double>},
     transpose_block<double>,
-    down_block<double>,
-    up_block<double>,
+    climb_block<double>,
+    filter_block<double>,
     ends<double>,
     has_zero<double>,
     pass_on<double>};

@@ -4,10 +4,6 @@
 #include <cstdint>
 #include <utility>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 namespace sgs::SGS_ISA {
 namespace {
 
@@ -33,24 +29,6 @@ template <class C> __attribute__((always_inline)) inline void store_vector(C* p,
     *reinterpret_cast<typename VectorOf<C>::unaligned*>(p) = v;
 }
 
-/// To aligned memory, past the caches where the processor can; before others may read it, finish_stream.
-template <class C> __attribute__((always_inline)) inline void stream_vector(C* p, Vec<C> v) {
-#if defined(__AVX512F__)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), __builtin_bit_cast(__m512i, v));
-#elif defined(__AVX2__)
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), __builtin_bit_cast(__m256i, v));
-#elif defined(__SSE2__)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(p), __builtin_bit_cast(__m128i, v));
-#else
-    store_vector(p, v);
-#endif
-}
-__attribute__((always_inline)) inline void finish_stream() {
-#if defined(__SSE2__)
-    _mm_sfence();
-#endif
-}
-
 /// w f across an edge; cuts says that some weights are 0, across which nothing passes, not even NaN.
 template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over(V w, V f) {
     if constexpr (cuts) return w != V{} ? w * f : V{};
@@ -64,26 +42,49 @@ template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over
     return term;
 }
 
-// One stage of a transposition: rows a and b exchange the blocks of `s` elements that stand across the diagonal from
-// each other.
-template <class C, int s, std::size_t... i>
-__attribute__((always_inline)) inline void exchange(Vec<C>& a, Vec<C>& b, std::index_sequence<i...>) {
-    constexpr int n = kWidth<C>;
-    const Vec<C> low =
-        __builtin_shufflevector(a, b, (static_cast<int>(i) & s ? n + static_cast<int>(i) - s : static_cast<int>(i))...);
-    const Vec<C> high =
-        __builtin_shufflevector(a, b, (static_cast<int>(i) & s ? n + static_cast<int>(i) : static_cast<int>(i) + s)...);
-    a = low;
-    b = high;
+// Element i of the result is element index(i) of a, or of b from kWidth on.
+template <class C, class Index, std::size_t... i>
+__attribute__((always_inline)) inline Vec<C> pick(Vec<C> a, Vec<C> b, Index, std::index_sequence<i...>) {
+    return __builtin_shufflevector(a, b, Index{}(static_cast<int>(i))...);
 }
 
-/// Transposes kWidth rows of kWidth elements in registers.
-template <class C, int s = 1> __attribute__((always_inline)) inline void transpose(Vec<C>* rows) {
-    if constexpr (s < kWidth<C>) {
-        for (int k = 0; k < kWidth<C>; ++k)
-            if ((k & s) == 0) exchange<C, s>(rows[k], rows[k + s], std::make_index_sequence<kWidth<C>>{});
-        transpose<C, 2 * s>(rows);
-    }
+// a and b become what low and high pick of them.
+template <class C, class Low, class High>
+__attribute__((always_inline)) inline void exchange(Vec<C>& a, Vec<C>& b, Low low, High high) {
+    constexpr auto all = std::make_index_sequence<kWidth<C>>{};
+    const Vec<C> first = pick<C>(a, b, low, all);
+    b = pick<C>(a, b, high, all);
+    a = first;
+}
+
+/// Transposes kWidth rows of kWidth elements in registers: first within lanes of 16 bytes, then lanes as a whole. Every
+/// step is one instruction with fixed indices; those that look indices up take twice the time.
+template <class C> __attribute__((always_inline)) inline void transpose(Vec<C>* rows) {
+    constexpr int n = kWidth<C>, e = 16 / static_cast<int>(sizeof(C)), lanes = n / e;
+    for (int k = 0; k < n; k += 2) // a0 b0 a1 b1, a2 b2 a3 b3
+        exchange<C>(
+            rows[k], rows[k + 1], [](int i) { return i / e * e + i % e / 2 + i % 2 * n; },
+            [](int i) { return i / e * e + e / 2 + i % e / 2 + i % 2 * n; });
+    if constexpr (e == 4)
+        for (int k = 0; k < n; k += 4) { // pairs: a0 b0 c0 d0, a1 b1 c1 d1
+            constexpr auto low = [](int i) { return i / e * e + i % 2 + i % e / 2 * n; };
+            constexpr auto high = [](int i) { return i / e * e + 2 + i % 2 + i % e / 2 * n; };
+            exchange<C>(rows[k], rows[k + 2], low, high);
+            exchange<C>(rows[k + 1], rows[k + 3], low, high);
+            std::swap(rows[k + 1], rows[k + 2]);
+        }
+    constexpr auto even = [](int i) { return i / e * 2 % lanes * e + i % e + i / (n / 2) * n; };
+    constexpr auto odd = [](int i) { return (i / e * 2 % lanes + 1) * e + i % e + i / (n / 2) * n; };
+    if constexpr (lanes == 2)
+        for (int k = 0; k < e; ++k) exchange<C>(rows[k], rows[k + e], even, odd);
+    if constexpr (lanes == 4)
+        for (int k = 0; k < e; ++k) {
+            Vec<C>&a = rows[k], &b = rows[k + e], &c = rows[k + 2 * e], &d = rows[k + 3 * e];
+            exchange<C>(a, b, even, odd); // lanes a0 a2 b0 b2, a1 a3 b1 b3
+            exchange<C>(c, d, even, odd);
+            exchange<C>(a, c, even, odd); // a0 b0 c0 d0, a2 b2 c2 d2
+            exchange<C>(b, d, even, odd);
+        }
 }
 
 } // namespace
