@@ -104,7 +104,6 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
     const auto finish = [&](std::int64_t first, std::int64_t steps) {
         const std::int64_t count = steps * kLanes;
         C* y = s.terms.get();
-        if (each_centre || last_axis) pointwise.add(y, s.x.get(), count);
         if (normalization == Normalization::line) {
             load(side, rs, first, steps);
             pointwise.multiply(y, side, count);
@@ -129,7 +128,7 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
     };
     load_initial(s.forward, lines, o.above ? &*o.above : nullptr, tile);
     load_initial(s.backward, lines, o.below ? &*o.below : nullptr, tile);
-    walk_line(lines.steps(), o.below.has_value(), load_x, ws, s, finish);
+    walk_line(lines.steps(), o.below.has_value(), each_centre || last_axis, load_x, ws, s, finish);
 }
 
 template <class C> void run(const Operands& o, const Options& options);

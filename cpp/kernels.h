@@ -28,9 +28,10 @@ template <class C> struct ScanKernels {
     void (*scan)(C* x, const C* w, std::int64_t steps, C* carry);
     /// The same without storing F.
     void (*scan_carry)(const C* x, const C* w, std::int64_t steps, C* carry);
-    /// (5) terms_i = w_{i-1} F_{i-1} + w_i B_{i+1}; forward is F before the tile, backward comes in as B after it and
-    /// goes out as B of its first row.
-    void (*line_terms)(C* terms, const C* x, const C* w, std::int64_t steps, const C* forward, C* backward);
+    /// (5) terms_i = w_{i-1} F_{i-1} + w_i B_{i+1}, and with the centre x_i more; forward is F before the tile,
+    /// backward comes in as B after it and goes out as B of its first row.
+    void (*line_terms)(C* terms, const C* x, const C* w, std::int64_t steps, const C* forward, C* backward,
+                       bool centre);
     /// (6) a_i becomes (1 - w^2) a_i with w the edge that enters step i: what an update step adds.
     void (*update_source)(C* a, const C* w, std::int64_t steps);
 };

@@ -6,7 +6,7 @@ namespace {
 
 template <class C> void scan_lines(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
                                    const AnyView* initial, const Options& options) {
-    const Lines lines(x, axis);
+    const Lines lines(x, axis, &w);
     Scratches<C> scratches(lines.tiles(), 0, options);
     parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
         WalkScratch<C>& s = scratches[worker];
@@ -21,7 +21,7 @@ template <class C> void scan_lines(const AnyView& x, const AnyView& w, const Any
 // `linked` says that an edge follows the last element of each line, which right is still to cross.
 template <class C> void filter_lines(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
                                      const AnyView* left, const AnyView* right, bool linked, const Options& options) {
-    const Lines lines(x, axis);
+    const Lines lines(x, axis, &w);
     Scratches<C> scratches(lines.tiles(), lines.steps(), options);
     parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
         WalkScratch<C>& s = scratches[worker];
@@ -29,12 +29,9 @@ template <class C> void filter_lines(const AnyView& x, const AnyView& w, const A
         load_initial(s.forward, lines, left, tile);
         load_initial(s.backward, lines, right, tile);
         walk_line(
-            lines.steps(), linked, [&](std::int64_t first, std::int64_t steps) { load(s.x.get(), xs, first, steps); },
-            ws, s,
-            [&](std::int64_t first, std::int64_t steps) {
-                kernels<C>().pointwise.add(s.terms.get(), s.x.get(), steps * kLanes);
-                store(s.terms.get(), ys, first, steps);
-            });
+            lines.steps(), linked, true,
+            [&](std::int64_t first, std::int64_t steps) { load(s.x.get(), xs, first, steps); }, ws, s,
+            [&](std::int64_t first, std::int64_t steps) { store(s.terms.get(), ys, first, steps); });
     });
 }
 

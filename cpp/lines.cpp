@@ -39,7 +39,11 @@ DimOrder order_by_stride(const AnyView& v, int without) {
     return order;
 }
 
-Lines::Lines(const AnyView& x, int axis) : axis_(axis), steps_(x.shape[axis]), order_(order_by_stride(x, axis)) {
+Lines::Lines(const AnyView& x, int axis, const AnyView* w)
+    : axis_(axis), steps_(x.shape[axis]), order_(order_by_stride(x, axis)) {
+    if (w != nullptr && x.strides[axis] == 1)
+        std::stable_partition(order_.dims.begin(), order_.dims.begin() + order_.count,
+                              [&](int d) { return w->strides[d] == 0; });
     for (int k = 0; k < order_.count; ++k) {
         shape_[k] = x.shape[order_.dims[k]];
         lines_ *= shape_[k];

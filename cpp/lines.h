@@ -32,7 +32,8 @@ DimOrder order_by_stride(const AnyView& v, int without = -1);
 /// All lines of an array along one axis, in tiles of kLanes, neighbours in memory side by side.
 class Lines {
   public:
-    Lines(const AnyView& x, int axis);
+    /// Lines that lie along memory are put side by side where they have their weights in common, if w is given.
+    Lines(const AnyView& x, int axis, const AnyView* w = nullptr);
 
     std::int64_t tiles() const { return (lines_ + kLanes - 1) / kLanes; }
     std::int64_t steps() const { return steps_; }

@@ -180,10 +180,12 @@ template <class C> void load_band(const PlaneSet<C>& p, const Bands<C>& bands, s
 // Planes of one band each.
 template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
     const PerWorker<BandScratch<C>> scratch(p.planes, options, p, bands);
-    // A few planes of a group stay with one thread, which then makes their weights alone.
-    const std::int64_t together = std::clamp<std::int64_t>(p.planes / (8 * options.num_threads), 1, p.group_size);
+    // Many groups: each stays with one thread, which then makes its weights alone. Few: their planes are dealt out.
+    const std::int64_t groups = p.planes / p.group_size, threads = options.num_threads;
+    const std::int64_t together =
+        groups >= 8 * threads ? p.group_size : std::clamp<std::int64_t>(p.planes / (32 * threads), 1, p.group_size);
     const std::int64_t parts = (p.group_size + together - 1) / together;
-    parallel_for(p.planes / p.group_size * parts, options, [&](std::int64_t task, int worker) {
+    parallel_for(groups * parts, options, [&](std::int64_t task, int worker) {
         BandScratch<C>& s = scratch[worker];
         C* const above = s.carry;
         C* const below = s.carry + p.pitch;

@@ -42,12 +42,13 @@ void walk_scan(std::int64_t n, const LoadX& load_x, const Strand& w, const Stran
     }
 }
 
-/// (5) the support that reaches each step from both sides: finish(first, steps) finds w F + w B in s.terms and x in
-/// s.x. s.forward and s.backward hold what flows into the two ends. Chunks are finished last to first, so that y may be
-/// x; where there are several, a first walk leaves F before each, and x is read twice rather than F kept for the whole
-/// line. `linked` says that an edge follows step n - 1, which s.backward is still to cross.
-template <class C, class LoadX, class Finish> void walk_line(std::int64_t n, bool linked, const LoadX& load_x,
-                                                             const Strand& w, WalkScratch<C>& s, const Finish& finish) {
+/// (5) the support that reaches each step from both sides: finish(first, steps) finds w F + w B, with the centre plus
+/// x, in s.terms and x in s.x. s.forward and s.backward hold what flows into the two ends. Chunks are finished last to
+/// first, so that y may be x; where there are several, a first walk leaves F before each, and x is read twice rather
+/// than F kept for the whole line. `linked` says that an edge follows step n - 1, which s.backward is still to cross.
+template <class C, class LoadX, class Finish> void walk_line(std::int64_t n, bool linked, bool centre,
+                                                             const LoadX& load_x, const Strand& w, WalkScratch<C>& s,
+                                                             const Finish& finish) {
     const std::int64_t chunks = (n + kSteps - 1) / kSteps;
     const std::int64_t edges = linked ? n + 1 : n;
     for (std::int64_t k = 0; k < chunks; ++k) {
@@ -65,7 +66,7 @@ template <class C, class LoadX, class Finish> void walk_line(std::int64_t n, boo
         load_links(s.w.get(), w, first, steps, edges);
         load_x(first, steps);
         kernels<C>().scan.line_terms(s.terms.get(), s.x.get(), s.w.get(), steps, s.carries.get() + k * kLanes,
-                                     s.backward);
+                                     s.backward, centre);
         finish(first, steps);
     }
 }

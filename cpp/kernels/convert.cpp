@@ -13,6 +13,13 @@ int run_length(const std::int64_t* offsets, int l, int lanes) {
     return end - l;
 }
 
+// Whether all lanes are the same line, as broadcast weights are.
+bool is_one_line(const std::int64_t* offsets, int lanes) {
+    bool one = true;
+    for (int l = 1; l < lanes; ++l) one &= offsets[l] == offsets[0];
+    return one;
+}
+
 // kWidth steps of kWidth lines that each lie along memory: a square, transposed in registers.
 template <class C, class S>
 void load_square(C* __restrict tile, const S* __restrict source, const std::int64_t* offsets) {
@@ -51,6 +58,13 @@ template <class C, class S> void load(C* __restrict tile, const void* source, st
         s += offsets[0];
         for (std::int64_t i = 0; i < steps; ++i)
             for (int l = 0; l < kLanes; ++l) tile[i * kLanes + l] = static_cast<C>(widen(s[i * step + l]));
+        return;
+    }
+    if (is_one_line(offsets, lanes)) {
+        for (std::int64_t i = 0; i < steps; ++i) {
+            const C v = static_cast<C>(widen(s[i * step + offsets[0]]));
+            for (int l = 0; l < lanes; ++l) tile[i * kLanes + l] = v;
+        }
         return;
     }
     for (int l = 0, run; l < lanes; l += run) {

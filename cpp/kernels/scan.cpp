@@ -23,15 +23,16 @@ template <class C> void scan_carry(const C* x, const C* w, std::int64_t steps, C
     scan_rows(x, w, steps, carry);
 }
 
-template <class C> void line_terms(C* __restrict terms, const C* __restrict x, const C* __restrict w,
-                                   std::int64_t steps, const C* __restrict forward, C* __restrict backward) {
+template <class C, bool centre> void line_rows(C* __restrict terms, const C* __restrict x, const C* __restrict w,
+                                               std::int64_t steps, const C* __restrict forward,
+                                               C* __restrict backward) {
     C f[kLanes], b[kLanes];
     for (int l = 0; l < kLanes; ++l) f[l] = forward[l];
     for (std::int64_t i = 0; i < steps; ++i)
         for (int l = 0; l < kLanes; ++l) {
             const C term = carried(w[i * kLanes + l], f[l]);
-            terms[i * kLanes + l] = term;
             f[l] = x[i * kLanes + l] + term;
+            terms[i * kLanes + l] = centre ? f[l] : term;
         }
     for (int l = 0; l < kLanes; ++l) b[l] = backward[l];
     for (std::int64_t i = steps - 1; i >= 0; --i)
@@ -41,6 +42,11 @@ template <class C> void line_terms(C* __restrict terms, const C* __restrict x, c
             b[l] = x[i * kLanes + l] + term;
         }
     for (int l = 0; l < kLanes; ++l) backward[l] = b[l];
+}
+
+template <class C>
+void line_terms(C* terms, const C* x, const C* w, std::int64_t steps, const C* forward, C* backward, bool centre) {
+    (centre ? line_rows<C, true> : line_rows<C, false>)(terms, x, w, steps, forward, backward);
 }
 
 template <class C> void update_source_rows(C* __restrict a, const C* __restrict w, std::int64_t steps) {
