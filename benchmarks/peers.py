@@ -106,25 +106,28 @@ def numba_line_filters(x: Array, rows: Array, columns: Array) -> LineFilters:
     return call
 
 
-def _scanned_first(x: Array, w: Array, axis: int) -> tuple[Tensor, Tensor]:
-    """Values (n, ...) and weights (n - 1, ...), contiguous, with the filtered axis first: every step runs along memory."""
-    values, weights = (torch.from_numpy(a).movedim(axis, 0).contiguous() for a in (x, w[np.newaxis]))
-    return values, weights
-
-
 def _by_axis(
-    x: Array, rows: Array, columns: Array, along: Callable[[Tensor, Tensor], Callable[[], Tensor]]
+    x: Array, rows: Array, columns: Array, prepare: Callable[[Tensor], Callable[[Tensor], Tensor]], at: int
 ) -> LineFilters:
-    """Both filters by a function for the first axis. Results are views: the way back to (C, H, W) is not timed either."""
-    in_rows, in_columns = along(*_scanned_first(x, rows, -1)), along(*_scanned_first(x, columns, -2))
-    return lambda: (in_rows().movedim(0, -1).numpy(), in_columns().movedim(0, -2).numpy())
+    """Both filters by a function that wants the filtered axis at `at`: there and back is part of what is timed.
+
+    Weights, (1, n - 1, ...) with that axis moved, are prepared before.
+    """
+    values = torch.from_numpy(x)
+
+    def along(w: Array, axis: int) -> Callable[[], Array]:
+        apply = prepare(torch.from_numpy(w[np.newaxis]).movedim(axis, at).contiguous())
+        return lambda: apply(values.movedim(axis, at).contiguous()).movedim(at, axis).contiguous().numpy()
+
+    in_rows, in_columns = along(rows, -1), along(columns, -2)
+    return lambda: (in_rows(), in_columns())
 
 
 def torch_loop(x: Array, rows: Array, columns: Array) -> LineFilters:
     """A loop over rows and over columns, two fused operations on whole slices for each."""
 
-    def along(x: Tensor, w: Tensor) -> Callable[[], Tensor]:
-        def call() -> Tensor:
+    def prepare(w: Tensor) -> Callable[[Tensor], Tensor]:
+        def apply(x: Tensor) -> Tensor:
             y = torch.empty_like(x)
             y[0] = x[0]
             for i in range(1, len(x)):
@@ -136,9 +139,9 @@ def torch_loop(x: Array, rows: Array, columns: Array) -> LineFilters:
                 last = x[i] + flow
             return y
 
-        return call
+        return apply
 
-    return _by_axis(x, rows, columns, along)
+    return _by_axis(x, rows, columns, prepare, at=0)
 
 
 def _combine(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -154,11 +157,11 @@ def compiled_associative_scan(x: Array, rows: Array, columns: Array) -> LineFilt
     """torch's parallel scan, compiled. One weight for all channels and one function for each direction are fastest."""
     scanned = torch.compile(_scanned, dynamic=False)
 
-    def along(x: Tensor, w: Tensor) -> Callable[[], Tensor]:
+    def prepare(w: Tensor) -> Callable[[Tensor], Tensor]:
         before, after = (pad(w, (0, 0, 0, 0, *ends)) for ends in ((1, 0), (0, 1)))
-        return lambda: scanned(x, before, False).add_(scanned(x, after, True)).sub_(x)
+        return lambda x: scanned(x, before, False).add_(scanned(x, after, True)).sub_(x)
 
-    return _by_axis(x, rows, columns, along)
+    return _by_axis(x, rows, columns, prepare, at=0)
 
 
 def philtorch_recurrence(x: Array, rows: Array, columns: Array) -> LineFilters:
@@ -170,20 +173,21 @@ def philtorch_recurrence(x: Array, rows: Array, columns: Array) -> LineFilters:
 
     zero = torch.zeros(())
 
-    def along(values: Tensor, w: Tensor) -> Callable[[], Tensor]:
-        # It wants a weight for every value of every sequence. The result is shaped as `_by_axis` has it.
-        x = values.movedim(0, -1).contiguous()
-        before, after = (pad(w.movedim(0, -1), ends).expand_as(x).reshape(-1, x.shape[-1]) for ends in ((1, 0), (0, 1)))
-        lines, after = x.reshape(before.shape), after.flip(-1)
+    def prepare(w: Tensor) -> Callable[[Tensor], Tensor]:
+        # It wants a weight for every value of every sequence.
+        shape = (len(x), *w.shape[1:-1], w.shape[-1] + 1)
+        before, after = (pad(w, ends).expand(shape).reshape(-1, shape[-1]) for ends in ((1, 0), (0, 1)))
+        after = after.flip(-1)
 
-        def call() -> Tensor:
+        def apply(values: Tensor) -> Tensor:
+            lines = values.view(before.shape)
             forward = linear_recurrence(before, zero, lines)
             backward = linear_recurrence(after, zero, lines.flip(-1)).flip(-1)
-            return (forward + backward - lines).view(x.shape).movedim(-1, 0)
+            return (forward + backward - lines).view(shape)
 
-        return call
+        return apply
 
-    return _by_axis(x, rows, columns, along)
+    return _by_axis(x, rows, columns, prepare, at=-1)
 
 
 # ---- attention: another function of the same inputs
