@@ -96,6 +96,8 @@ template <class C> struct PlaneKernels {
                          std::int64_t column_stride, std::int64_t count, std::int64_t width, std::int64_t total);
     void (*store_rows[4])(const C* rows, std::int64_t pitch, void* target, std::int64_t row_stride,
                           std::int64_t column_stride, std::int64_t count, std::int64_t width);
+    /// A copy past the caches: lines of memory are written whole, and not read before.
+    void (*stream)(const C* from, C* to, std::int64_t count);
     /// columns[j][r] = rows[r][j], for kRows rows.
     void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
     /// B of the first row of a block, from B of the row below it: all that the blocks above need of it.

@@ -40,6 +40,7 @@ template <class C> struct BandScratch {
             {&reciprocal, p.o.filter.normalization == Normalization::none ? 0 : size},
             {&reciprocal_across, p.line ? size : 0},
             {&trust, p.o.confidence ? size : 0},
+            {&packed, bands.count == 1 && p.streams() ? size : 0},
             {&x, size},
             {&below, bands.blocks * p.pitch},
             {&residual, p.o.confidence ? block : 0},
@@ -57,7 +58,8 @@ template <class C> struct BandScratch {
         }
     }
     Buffer<C> memory;
-    C *down, *across, *reciprocal, *reciprocal_across, *trust, *x, *below, *residual, *rows, *columns, *terms, *carry;
+    C *down, *across, *reciprocal, *reciprocal_across, *trust, *packed, *x, *below, *residual, *rows, *columns, *terms,
+        *carry;
     std::int64_t group = -1, band = -1; // whose weights these are
     bool cuts = false;
 
@@ -130,6 +132,8 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
     b.above = above;
     b.cuts = s.cuts;
     const std::int64_t first = bands.first(band), end = bands.end(p, band);
+    const bool packed = plane != kOnes && bands.count == 1 && p.streams();
+    const auto store_rows = kernels<C>().plane.store_rows[static_cast<int>(dtype_of<C>::value)];
     const auto enter = [&](std::int64_t k) {
         const BlockWeights<C> w = s.weights(p, k - first);
         p.set_weights(b, w, plane);
@@ -148,7 +152,7 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
         const auto [w, x] = enter(k);
         b.y = plane == kOnes ? w.reciprocal : s.rows;
         b.read = p.ahead(p.o.x, next, end - 1 - (k - first));
-        b.written = p.ahead(p.o.y, plane, std::min(k + 1, end - 1));
+        if (!packed) b.written = p.ahead(p.o.y, plane, std::min(k + 1, end - 1));
         if (p.o.filter.residual && plane != kOnes) {
             b.residual = x;
             if (p.o.confidence) { // x times confidence is not what the residual adds
@@ -157,8 +161,12 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
             }
         }
         kernels<C>().plane.filter(b);
-        if (plane != kOnes) p.store(s.rows, p.o.y, plane, k);
+        if (packed)
+            store_rows(s.rows, p.pitch, s.packed + k * kRows * p.width, p.width, 1, b.rows, p.width);
+        else if (plane != kOnes)
+            p.store(s.rows, p.o.y, plane, k);
     }
+    if (packed) kernels<C>().plane.stream(s.packed, static_cast<C*>(p.row(p.o.y, plane, 0)), p.height * p.width);
 }
 
 // Weights, supports and confidence of a band, where they are not there yet.

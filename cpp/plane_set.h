@@ -18,6 +18,8 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
 
+constexpr std::int64_t kStreamed = 1 << 24; // bytes of y
+
 /// In place of a plane: the field of ones.
 constexpr std::int64_t kOnes = -1;
 
@@ -115,6 +117,12 @@ template <class C> class PlaneSet {
     /// A block of an operand in the computing type, kRows rows of pitch, 0 beyond the plane.
     void load(C* rows, const AnyView& v, std::int64_t plane, std::int64_t block) const {
         load_rows(rows, pitch, v, plane, block * kRows, kRows);
+    }
+    /// Whether the planes of y are best written past the caches, which are too small to keep y: each in one piece,
+    /// since half a line of memory would have to be read.
+    bool streams() const {
+        return o.y.dtype == dtype_of<C>::value && column_stride(o.y) == 1 && row_stride(o.y) == width &&
+               o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kStreamed;
     }
     /// A block of an operand that is about to be used; nothing of kOnes.
     Ahead ahead(const AnyView& v, std::int64_t plane, std::int64_t block) const {

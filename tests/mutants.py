@@ -272,8 +272,8 @@ MUTANTS = [
     Mutant(
         "a centre counted twice, in blocks of rows",
         "cpp/kernels/plane.cpp",
-        "sum = v[k] + term + p.centres * x;",
-        "sum = v[k] + term + C(2) * x;",
+        "return across + term + p.centres * x;",
+        "return across + term + C(2) * x;",
         FILTER,
     ),
     Mutant(
@@ -300,8 +300,8 @@ MUTANTS = [
     Mutant(
         "a last row skipped, in blocks of rows",
         "cpp/kernels/plane.cpp",
-        "for (std::int64_t row = p.rows - 1; row >= 0; --row) {",
-        "for (std::int64_t row = p.rows - (p.rows > 1 ? 2 : 1); row >= 0; --row) {",
+        "for (int row = kRows - 1; row >= 0; --row) {",
+        "for (int row = kRows - 2; row >= 0; --row) {",
         FILTER,
     ),
     Mutant(
@@ -543,11 +543,11 @@ MUTANTS = [
         "tests/test_torch_transforms.py",
     ),
     Mutant(
-        "double backward: the fused derivative used where it cannot be differentiated",
+        "forward over backward: the fused derivative, which has no tangents, used there",
         "src/sgs/_torch_ops.py",
         "    return not transformed and not torch.is_grad_enabled()\n",
-        "    return not transformed\n",
-        TORCH,
+        "    return not torch.is_grad_enabled()\n",
+        "tests/test_torch_transforms.py",
     ),
 ]
 

@@ -214,6 +214,14 @@ template <class C, class S> void store_rows(const C* __restrict rows, std::int64
         store(rows + r * pitch, static_cast<S*>(target) + r * row_stride, column_stride, width);
 }
 
+template <class C> void stream(const C* __restrict from, C* __restrict to, std::int64_t count) {
+    std::int64_t j = 0;
+    for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
+    for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
+    for (; j < count; ++j) to[j] = from[j];
+    finish_stream();
+}
+
 template <class C> void climb_block(const PlaneBlock<C>& p, C* first) {
     p.cuts ? climb<C, true>(p, first) : climb<C, false>(p, first);
 }
@@ -234,6 +242,7 @@ template <class C> void filter_block(const PlaneBlock<C>& p) {
 extern const PlaneKernels<float> plane_float{
     {load_rows<float, Half>, load_rows<float, BFloat16>, load_rows<float, float>, load_rows<float, double>},
     {store_rows<float, Half>, store_rows<float, BFloat16>, store_rows<float, float>, store_rows<float, double>},
+    stream<float>,
     transpose_block<float>,
     climb_block<float>,
     filter_block<float>,
@@ -243,6 +252,7 @@ extern const PlaneKernels<float> plane_float{
 extern const PlaneKernels<double> plane_double{
     {load_rows<double, Half>, load_rows<double, BFloat16>, load_rows<double, float>, load_rows<double, double>},
     {nullptr, nullptr, store_rows<double, float>, store_rows<double, double>},
+    stream<double>,
     transpose_block<double>,
     climb_block<double>,
     filter_block<double>,

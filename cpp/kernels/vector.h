@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <utility>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace sgs::SGS_ISA {
 namespace {
 
@@ -27,6 +31,24 @@ template <class C> __attribute__((always_inline)) inline Vec<C> load_vector(cons
 }
 template <class C> __attribute__((always_inline)) inline void store_vector(C* p, Vec<C> v) {
     *reinterpret_cast<typename VectorOf<C>::unaligned*>(p) = v;
+}
+
+/// To aligned memory, past the caches where the processor can; before others may read it, finish_stream.
+template <class C> __attribute__((always_inline)) inline void stream_vector(C* p, Vec<C> v) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), __builtin_bit_cast(__m512i, v));
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), __builtin_bit_cast(__m256i, v));
+#elif defined(__SSE2__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), __builtin_bit_cast(__m128i, v));
+#else
+    store_vector(p, v);
+#endif
+}
+__attribute__((always_inline)) inline void finish_stream() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 /// w f across an edge; cuts says that some weights are 0, across which nothing passes, not even NaN.
@@ -71,7 +93,9 @@ template <class C> __attribute__((always_inline)) inline void transpose(Vec<C>* 
             constexpr auto high = [](int i) { return i / e * e + 2 + i % 2 + i % e / 2 * n; };
             exchange<C>(rows[k], rows[k + 2], low, high);
             exchange<C>(rows[k + 1], rows[k + 3], low, high);
-            std::swap(rows[k + 1], rows[k + 2]);
+            const Vec<C> second = rows[k + 2];
+            rows[k + 2] = rows[k + 1];
+            rows[k + 1] = second;
         }
     constexpr auto even = [](int i) { return i / e * 2 % lanes * e + i % e + i / (n / 2) * n; };
     constexpr auto odd = [](int i) { return (i / e * 2 % lanes + 1) * e + i % e + i / (n / 2) * n; };
