@@ -118,8 +118,8 @@ MUTANTS = [
     Mutant(
         "a centre counted twice",
         "cpp/filter.cpp",
-        "if (each_centre || last_axis)",
-        "",
+        "each_centre || last_axis, load_x",
+        "true, load_x",
         FILTER,
     ),
     Mutant(
