@@ -13,6 +13,7 @@ constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes a
 constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
 constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
+constexpr std::int64_t kEnds = 512;               // bands, of all planes together, whose ends are known at a time
 constexpr std::int64_t kStrip = 1024;             // columns that one task connects
 constexpr std::int64_t kFewPlanes = 4;            // that share weights, for which these are made band by band
 constexpr std::int64_t kFewChannels = 16;         // of such a guide
@@ -211,7 +212,9 @@ template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands
 
 // A few planes of a group at a time, all bands of these side by side.
 template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
-    const std::int64_t together = std::min(p.group_size, kPlanesTogether);
+    // Fewer where bands are many and low: what flows into all of them takes memory.
+    const std::int64_t together =
+        std::min(p.group_size, std::clamp<std::int64_t>(kEnds / bands.count, 1, kPlanesTogether));
     const std::int64_t wanted = p.o.guide ? 1 : 8 * options.num_threads / bands.count;
     const std::int64_t parts = std::clamp<std::int64_t>(wanted, 1, together);
     const std::int64_t per_part = (together + parts - 1) / parts;
