@@ -9,7 +9,7 @@ namespace sgs {
 /// Whether the lines of x along axis are too few to fill vectors, but long enough to be cut.
 inline bool are_few_and_long(const AnyView& x, int axis) {
     const std::int64_t n = x.shape[axis];
-    return n >= kLanes * kSteps && x.size() / n <= kLanes / 2 && x.ndim < kMaxDims;
+    return n >= kLanes * kSteps && x.size() / n <= 8 * kLanes && x.ndim < kMaxDims;
 }
 
 /// Segments of kSteps elements each, and a tail of at most as many. Views of segments have one dimension more: that of

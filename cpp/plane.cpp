@@ -8,12 +8,14 @@ namespace sgs {
 namespace {
 
 constexpr std::int64_t kWhole = 1 << 17;          // padded elements: larger planes are cut
+constexpr std::int64_t kMany = 16;                // planes, which keep all threads busy each by itself
+constexpr std::int64_t kWholeOfMany = 1 << 19;    // padded elements then
 constexpr std::int64_t kBand = 1 << 16;           // of a band then
 constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
 constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
 constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
-constexpr std::int64_t kEnds = 512;               // bands, of all planes together, whose ends are known at a time
+constexpr std::int64_t kEnds = 1024;              // bands, of all planes together, whose ends are known at a time
 constexpr std::int64_t kStrip = 1024;             // columns that one task connects
 constexpr std::int64_t kFewPlanes = 4;            // that share weights, for which these are made band by band
 constexpr std::int64_t kFewChannels = 16;         // of such a guide
@@ -21,8 +23,9 @@ constexpr std::int64_t kFewChannels = 16;         // of such a guide
 // How the planes are cut.
 template <class C> struct Bands {
     explicit Bands(const PlaneSet<C>& p)
-        : blocks(p.blocks * kRows * p.pitch <= kWhole ? p.blocks
-                                                      : std::max<std::int64_t>(kBand / (kRows * p.pitch), 1)),
+        : blocks(p.blocks * kRows * p.pitch <= (p.planes < kMany ? kWhole : kWholeOfMany)
+                     ? p.blocks
+                     : std::max<std::int64_t>(kBand / (kRows * p.pitch), 1)),
           count((p.blocks + blocks - 1) / blocks) {}
     std::int64_t blocks, count;
 
