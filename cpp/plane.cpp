@@ -16,6 +16,7 @@ constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side
 constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
 constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
 constexpr std::int64_t kEnds = 1024;              // bands, of all planes together, whose ends are known at a time
+constexpr std::int64_t kLongestTask = 1 << 24;    // positions: between tasks a call can be cancelled
 constexpr std::int64_t kStrip = 1024;             // columns that one task connects
 constexpr std::int64_t kFewPlanes = 4;            // that share weights, for which these are made band by band
 constexpr std::int64_t kFewChannels = 16;         // of such a guide
@@ -194,8 +195,9 @@ template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands
     const PerWorker<BandScratch<C>> scratch(p.planes, options, p, bands);
     // Many groups: each stays with one thread, which then makes its weights alone. Few: their planes are dealt out.
     const std::int64_t groups = p.planes / p.group_size, threads = options.num_threads;
+    const std::int64_t wanted = groups >= 8 * threads ? p.group_size : p.planes / (32 * threads);
     const std::int64_t together =
-        groups >= 8 * threads ? p.group_size : std::clamp<std::int64_t>(p.planes / (32 * threads), 1, p.group_size);
+        std::clamp<std::int64_t>(std::min(wanted, kLongestTask / (p.height * p.width)), 1, p.group_size);
     const std::int64_t parts = (p.group_size + together - 1) / together;
     parallel_for(groups * parts, options, [&](std::int64_t task, int worker) {
         BandScratch<C>& s = scratch[worker];
