@@ -100,16 +100,17 @@ template <class C> struct PlaneKernels {
     void (*stream)(const C* from, C* to, std::int64_t count);
     /// columns[j][r] = rows[r][j], for kRows rows.
     void (*transpose)(const C* rows, std::int64_t pitch, std::int64_t width, C* columns);
-    /// B of the first row of a block, from B of the row below it: all that the blocks above need of it.
+    /// B of the first row of a block, from B of the row below it: all that the blocks above need of it. May be in
+    /// place.
     void (*climb)(const PlaneBlock<C>& block, C* first);
     /// (7) of a block: both line filters, normalisation and residual.
     void (*filter)(const PlaneBlock<C>& block);
-    /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row; B of the first row;
-    /// the product of the weights from the first row to the one after the last.
-    void (*ends)(const PlaneBlock<C>& block, bool start, C* below, C* above, C* through);
+    /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row, and the product of
+    /// the weights from the first row to the one after the last, 0 only where one of them is.
+    void (*ends)(const PlaneBlock<C>& block, bool start, C* below, double* through);
     bool (*has_zero)(const C* row, std::int64_t count);
     /// next += through times carry, where there is a way through.
-    void (*pass_on)(C* next, const C* through, const C* carry, std::int64_t count);
+    void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count);
 };
 
 /// One row of positions of kLanes planes that share their weights: tiles [width][kLanes], and one number for each

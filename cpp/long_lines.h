@@ -50,7 +50,7 @@ template <class C> class LongLines {
         const AnyView forward = slots(above_.get() + lines_), backward = slots(below_.get()),
                       products = slots(through_.get());
         leave_alone(x_segments, c != nullptr ? &c_segments : nullptr, w_segments, axis_ + 1, true, options,
-                    [&](const Lines& lines, std::int64_t tile, const C* f, const C* b, const C* q) {
+                    [&](const Lines& lines, std::int64_t tile, const C* f, const C* b, const double* q) {
                         store(f, Strand(lines, forward, tile), 0, 1);
                         store(b, Strand(lines, backward, tile), 0, 1);
                         store(q, Strand(lines, products, tile), 0, 1);
@@ -59,7 +59,7 @@ template <class C> class LongLines {
         const AnyView c_tail = c != nullptr ? tail(*c) : AnyView{};
         const AnyView first = slot(above_.get(), 0), last = slot(below_.get(), segments_);
         leave_alone(x_tail, c != nullptr ? &c_tail : nullptr, w_tail, axis_, false, options,
-                    [&](const Lines& lines, std::int64_t tile, const C*, C* b, const C* q) {
+                    [&](const Lines& lines, std::int64_t tile, const C*, C* b, const double* q) {
                         alignas(64) C carry[kLanes];
                         load_initial(carry, lines, left, tile);
                         store(carry, Strand(lines, first, tile), 0, 1);
@@ -76,16 +76,16 @@ template <class C> class LongLines {
 
   private:
     // One number for each line and segment: those of a segment lie together.
-    AnyView slots(C* memory) const {
+    template <class T> AnyView slots(T* memory) const {
         AnyView out = segments(slot(memory, 0));
         out.strides[axis_] = lines_;
         out.shape[axis_ + 1] = 1;
         return out;
     }
-    AnyView slot(C* memory, std::int64_t segment) const {
+    template <class T> AnyView slot(T* memory, std::int64_t segment) const {
         AnyView out = shape_;
         out.data = memory + segment * lines_;
-        out.dtype = dtype_of<C>::value;
+        out.dtype = dtype_of<T>::value;
         out.shape[axis_] = 1;
         std::int64_t stride = 1;
         for (int d = out.ndim - 1; d >= 0; --d) {
@@ -113,8 +113,12 @@ template <class C> class LongLines {
             b.width = b.pitch = kLanes;
             b.x = s.x.get();
             b.down = s.w.get();
-            alignas(64) C through[kLanes];
-            kernels<C>().plane.ends(b, true, s.forward, s.backward, through);
+            b.cuts = true; // as far as is known
+            b.below = s.backward;
+            alignas(64) double through[kLanes];
+            kernels<C>().plane.ends(b, true, s.forward, through);
+            std::fill_n(s.backward, kLanes, C(0));
+            kernels<C>().plane.climb(b, s.backward);
             keep(lines, tile, s.forward, s.backward, through);
         });
     }
@@ -123,7 +127,8 @@ template <class C> class LongLines {
     std::int64_t segments_;
     AnyView shape_;
     std::int64_t lines_;
-    Buffer<C> above_, below_, through_;
+    Buffer<C> above_, below_;
+    Buffer<double> through_;
 };
 
 } // namespace sgs

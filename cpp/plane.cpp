@@ -56,6 +56,7 @@ template <class C> struct BandScratch {
         std::int64_t total = 0;
         for (const auto& part : parts) total += part.second; // whole vectors each, so that all are aligned
         memory = Buffer<C>(total);
+        if (bands.count > 1) products = Buffer<double>(p.pitch);
         C* at = memory.get();
         for (const auto& [part, count] : parts) {
             *part = at;
@@ -63,6 +64,7 @@ template <class C> struct BandScratch {
         }
     }
     Buffer<C> memory;
+    Buffer<double> products;
     C *down, *across, *reciprocal, *reciprocal_across, *trust, *packed, *x, *below, *residual, *rows, *columns, *terms,
         *carry;
     std::int64_t group = -1, band = -1; // whose weights these are
@@ -89,7 +91,7 @@ template <class C> class BandEnds {
     /// B of the first row of band k, which enters band k - 1 from below.
     C* below(std::int64_t plane, std::int64_t k) const { return below_.get() + at(plane, k); }
     /// Product of the weights from the first row of band k to the first of the next.
-    C* through(std::int64_t k) const { return through_.get() + k * pitch_; }
+    double* through(std::int64_t k) const { return through_.get() + k * pitch_; }
 
     /// From what leaves each band alone to what leaves it, for columns [first, first + count) of a plane.
     void connect(std::int64_t plane, std::int64_t first, std::int64_t count) const {
@@ -104,25 +106,41 @@ template <class C> class BandEnds {
   private:
     std::int64_t at(std::int64_t plane, std::int64_t k) const { return ((plane - start_) * (bands_ + 1) + k) * pitch_; }
     std::int64_t pitch_, bands_, start_;
-    Buffer<C> above_, below_, through_;
+    Buffer<C> above_, below_;
+    Buffer<double> through_;
 };
 
 // What leaves a band by itself, for planes first + i, i in [from, end); -1 is the field that supports are found from.
 template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t first,
                                   std::int64_t from, std::int64_t end, const BandEnds<C>& ends,
                                   const BandScratch<C>& s) {
-    const BlockWeights<C> w = s.weights(p, 0);
+    const std::int64_t first_block = bands.first(band), end_block = bands.end(p, band);
+    for (std::int64_t k = first_block; k < end_block; ++k)
+        load_leaving(p, s.weights(p, k - first_block), first, k, s.rows);
     PlaneBlock<C> b = p.block();
-    b.down = w.down;
-    b.x = s.x;
-    for (std::int64_t k = bands.first(band); k < bands.end(p, band); ++k) {
-        load_leaving(p, w, first, k, s.rows);
-        b.rows = p.block_rows(k);
-        for (std::int64_t i = from; i < end; ++i) {
-            p.load_trusted(s.x, w.trust, i < 0 ? kOnes : first + i, k);
-            // All planes cross the same weights: products of any but the first go to scratch.
-            kernels<C>().plane.ends(b, k == bands.first(band), ends.above(i, band + 1), ends.below(i, band),
-                                    i <= 0 && i == from ? ends.through(band) : s.columns + (i - from) * p.pitch);
+    b.cuts = true; // as far as is known
+    for (std::int64_t i = from; i < end; ++i) {
+        const auto enter = [&](std::int64_t k) {
+            const BlockWeights<C> w = s.weights(p, k - first_block);
+            b.down = w.down;
+            b.rows = p.block_rows(k);
+            C* x = s.x + (k - first_block) * kRows * p.pitch;
+            b.x = x;
+            return std::pair(w, x);
+        };
+        for (std::int64_t k = first_block; k < end_block; ++k) {
+            const auto [w, x] = enter(k);
+            p.load_trusted(x, w.trust, i < 0 ? kOnes : first + i, k);
+            // All planes cross the same weights: products of any but the first are thrown away.
+            kernels<C>().plane.ends(b, k == first_block, ends.above(i, band + 1),
+                                    i <= 0 && i == from ? ends.through(band) : s.products.get());
+        }
+        C* const leaving = ends.below(i, band);
+        std::fill_n(leaving, p.pitch, C(0));
+        b.below = leaving;
+        for (std::int64_t k = end_block - 1; k >= first_block; --k) {
+            enter(k);
+            kernels<C>().plane.climb(b, leaving);
         }
     }
 }
@@ -256,8 +274,8 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
 template <class C> bool side_by_side(const PlaneSet<C>& p) {
     const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
     const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
-    // Side by side, sums that y cannot hold take kLanes planes of scratch.
-    const bool affordable = holds_sums<C>(p.o) || p.height * p.width * kLanes <= kLargestScratch;
+    // Side by side, sums that y cannot hold take kLanes planes of scratch. (9): no matter whether y is x.
+    const bool affordable = p.o.y.dtype == dtype_of<C>::value || p.height * p.width * kLanes <= kLargestScratch;
     return affordable && p.group_size >= kFewestLanes && (channels_together || small);
 }
 

@@ -370,8 +370,15 @@ MUTANTS = [
     Mutant(
         "a band's product of weights forgets a cut",
         "cpp/kernels/plane.cpp",
-        "q = (q != Vec<C>{}) & (w != Vec<C>{}) ?",
-        "q = w != Vec<C>{} ?",
+        "(through[j] != 0) & (w[j] != C(0))",
+        "w[j] != C(0)",
+        BANDS,
+    ),
+    Mutant(
+        "a long line's product of weights forgets its sign",
+        "cpp/kernels/plane.cpp",
+        "__builtin_copysign(kept, product)",
+        "kept",
         BANDS,
     ),
     Mutant(
@@ -540,13 +547,6 @@ MUTANTS = [
         "src/sgs/_torch_ops.py",
         "            if s_t is not None:\n",
         "            if s_t is not None and k < 0:\n",
-        "tests/test_torch_transforms.py",
-    ),
-    Mutant(
-        "forward over backward: the fused derivative, which has no tangents, used there",
-        "src/sgs/_torch_ops.py",
-        "    return not transformed and not torch.is_grad_enabled()\n",
-        "    return not torch.is_grad_enabled()\n",
         "tests/test_torch_transforms.py",
     ),
 ]

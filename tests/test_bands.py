@@ -129,6 +129,56 @@ def test_long_lines(axis: int, lines: int, n: int, isa: str) -> None:
         assert_within(y, expected, size, n, np.float32)
 
 
+@pytest.mark.parametrize("low, high", [(-1.0, -0.9), (-1.0, 1.0), (0.0, 2.0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_beyond_zero_and_one(dtype: Any, low: float, high: float, isa: str) -> None:
+    """Products may change their sign and leave the range of the type, and a line of zeros stays one."""
+    rng = np.random.default_rng(3)
+    n = 4500
+    w = rng.uniform(low, high, n - 1).astype(dtype)
+    x = random_values(rng, (2, n), dtype)
+    if high > 1:  # sums that do not overflow: values at the end of their way only
+        x[:, 40:-40] = 0
+        w[60:-60:50] = 1e-30
+    for apply, reference in ((sgs.line_filter, sgs.reference.line_filter), (sgs.scan, sgs.reference.scan)):
+        size = reference(np.abs(x), np.abs(w))
+        assert_within(apply(x, w), reference(x, w), size, n, dtype)
+
+
+def test_zeros_stay_zero_whatever_the_weights(isa: str) -> None:
+    x = np.zeros((1, 5000), np.float32)
+    x[0, -1] = 1
+    y = sgs.scan(x, np.full(4999, 2, np.float32))
+    np.testing.assert_array_equal(y, x)
+
+
+def test_what_is_out_of_reach_adds_nothing(isa: str) -> None:
+    """A huge value beyond weights whose product is no float32, beside tiny values."""
+    x = np.full((1, 4500), 1e-12, np.float32)
+    x[0, 127] = 1e38
+    w = np.full(4499, 0.1, np.float32)
+    for apply, reference in ((sgs.line_filter, sgs.reference.line_filter), (sgs.scan, sgs.reference.scan)):
+        assert_within(apply(x, w), reference(x, w), reference(x, w), 4500, np.float32)
+    plane = np.full((500, 500), 1e-12, np.float32)
+    plane[111] = 1e38
+    slope = np.repeat(2 * np.arange(500, dtype=np.float32)[:, np.newaxis], 500, 1)
+    y = sgs.semi_global_filter(plane, slope, channel_axis=None)
+    expected = sgs.reference.semi_global_filter(plane, slope, channel_axis=None)
+    np.testing.assert_allclose(y[200:], expected[200:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(200, 200, 16), (16, 4000, 10), (300, 600, 3), (20, 60000, 1)])
+def test_blocks_are_calls_bit_for_bit(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(4)
+    x = random_values(rng, shape, np.float32)
+    options = {"guide": x[..., :1], "scale": 5.0, "channel_axis": -1, "axes": (0, 1)}
+    once = sgs.semi_global_filter(x, **options)
+    twice = sgs.semi_global_filter(once, **options)
+    np.testing.assert_array_equal(sgs.semi_global_filter(x, blocks=2, **options), twice)
+    out = x.copy()
+    np.testing.assert_array_equal(sgs.semi_global_filter(out, out=out, **{**options, "guide": x[..., :1].copy()}), once)
+
+
 @pytest.mark.parametrize("normalization", [None, "line", "cross"])
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])

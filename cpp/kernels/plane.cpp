@@ -77,7 +77,7 @@ template <class C, bool cuts> void sweep(const PlaneBlock<C>& p) {
 }
 
 // (4) upward through the block.
-template <class C, bool cuts> void climb(const PlaneBlock<C>& p, C* __restrict first) {
+template <class C, bool cuts> void climb(const PlaneBlock<C>& p, C* first) {
     for (std::int64_t j = 0; j < p.width; j += kWidth<C>) {
         Vec<C> b = load_vector(p.below + j);
         for (std::int64_t row = p.rows - 1; row >= 0; --row)
@@ -145,24 +145,25 @@ template <class C, bool cuts> void filter(const PlaneBlock<C>& block) {
         each(sum, [&](Vec<C> s, Vec<C> term, std::int64_t at) { return (s + term) * load_vector(p.reciprocal + at); });
 }
 
-// The product stops above 0 where no weight is 0: nothing passes a cut, but NaN and infinities pass everything else.
-template <class C>
-void ends(const PlaneBlock<C>& p, bool start, C* __restrict below, C* __restrict above, C* __restrict through) {
-    constexpr C smallest = std::numeric_limits<C>::denorm_min();
-    const Vec<C> least = Vec<C>{} + smallest;
-    for (std::int64_t j = 0; j < p.width; j += kWidth<C>) {
-        Vec<C> f = start ? Vec<C>{} : load_vector(below + j), b = start ? Vec<C>{} : load_vector(above + j);
-        Vec<C> q = start ? Vec<C>{} + C(1) : load_vector(through + j);
-        for (std::int64_t row = 0; row < p.rows; ++row) {
-            const Vec<C> x = load_vector(p.x + row * p.pitch + j), w = load_vector(p.down + (row + 1) * p.pitch + j);
-            f = carry_over<true>(w, x + f);
-            b += carry_over<true>(q, x);
-            const Vec<C> product = q * w;
-            q = (q != Vec<C>{}) & (w != Vec<C>{}) ? (product < least ? least : product) : Vec<C>{};
+// A product of many weights leaves the range of float, while what it carries comes back into it: products are double,
+// and stop short of 0 and of infinity, since NaN and infinities pass everything but a cut, and 0 passes as 0.
+template <class C> void ends(const PlaneBlock<C>& p, bool start, C* __restrict below, double* __restrict through) {
+    constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
+    if (start)
+        for (std::int64_t j = 0; j < p.width; ++j) {
+            below[j] = C(0);
+            through[j] = 1;
         }
-        store_vector(below + j, f);
-        store_vector(above + j, b);
-        store_vector(through + j, q);
+    for (std::int64_t row = 0; row < p.rows; ++row) {
+        const C* __restrict x = p.x + row * p.pitch;
+        const C* __restrict w = p.down + (row + 1) * p.pitch;
+        for (std::int64_t j = 0; j < p.width; ++j) {
+            below[j] = carried(w[j], x[j] + below[j]);
+            const double product = through[j] * static_cast<double>(w[j]);
+            const double size = __builtin_fabs(product);
+            const double kept = size < least ? least : size > most ? most : size;
+            through[j] = (through[j] != 0) & (w[j] != C(0)) ? __builtin_copysign(kept, product) : 0;
+        }
     }
 }
 
@@ -173,8 +174,9 @@ template <class C> bool has_zero(const C* row, std::int64_t count) {
 }
 
 template <class C>
-void pass_on(C* __restrict next, const C* __restrict through, const C* __restrict carry, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) next[j] = step(next[j], through[j], carry[j]);
+void pass_on(C* __restrict next, const double* __restrict through, const C* __restrict carry, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j)
+        next[j] = static_cast<C>(step(static_cast<double>(next[j]), through[j], static_cast<double>(carry[j])));
 }
 
 // Rows of elements `stride` apart: few channels that lie together have their own loops, which the compiler vectorises.
