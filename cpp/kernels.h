@@ -105,9 +105,10 @@ template <class C> struct PlaneKernels {
     void (*climb)(const PlaneBlock<C>& block, C* first);
     /// (7) of a block: both line filters, normalisation and residual.
     void (*filter)(const PlaneBlock<C>& block);
-    /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row, and the product of
-    /// the weights from the first row to the one after the last, 0 only where one of them is.
-    void (*ends)(const PlaneBlock<C>& block, bool start, C* below, double* through);
+    /// Of a block and those before it, or from a `start`: what leaves below, w F of the last row.
+    void (*descend)(const PlaneBlock<C>& block, bool start, C* below);
+    /// Likewise the product of the weights from the first row to the one after the last, 0 only where one of them is.
+    void (*products)(const PlaneBlock<C>& block, bool start, double* through);
     bool (*has_zero)(const C* row, std::int64_t count);
     /// next += through times carry, where there is a way through.
     void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count);

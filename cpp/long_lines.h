@@ -116,7 +116,8 @@ template <class C> class LongLines {
             b.cuts = true; // as far as is known
             b.below = s.backward;
             alignas(64) double through[kLanes];
-            kernels<C>().plane.ends(b, true, s.forward, through);
+            kernels<C>().plane.descend(b, true, s.forward);
+            kernels<C>().plane.products(b, true, through);
             std::fill_n(s.backward, kLanes, C(0));
             kernels<C>().plane.climb(b, s.backward);
             keep(lines, tile, s.forward, s.backward, through);

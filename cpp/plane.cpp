@@ -56,7 +56,6 @@ template <class C> struct BandScratch {
         std::int64_t total = 0;
         for (const auto& part : parts) total += part.second; // whole vectors each, so that all are aligned
         memory = Buffer<C>(total);
-        if (bands.count > 1) products = Buffer<double>(p.pitch);
         C* at = memory.get();
         for (const auto& [part, count] : parts) {
             *part = at;
@@ -64,7 +63,6 @@ template <class C> struct BandScratch {
         }
     }
     Buffer<C> memory;
-    Buffer<double> products;
     C *down, *across, *reciprocal, *reciprocal_across, *trust, *packed, *x, *below, *residual, *rows, *columns, *terms,
         *carry;
     std::int64_t group = -1, band = -1; // whose weights these are
@@ -131,9 +129,8 @@ template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, s
         for (std::int64_t k = first_block; k < end_block; ++k) {
             const auto [w, x] = enter(k);
             p.load_trusted(x, w.trust, i < 0 ? kOnes : first + i, k);
-            // All planes cross the same weights: products of any but the first are thrown away.
-            kernels<C>().plane.ends(b, k == first_block, ends.above(i, band + 1),
-                                    i <= 0 && i == from ? ends.through(band) : s.products.get());
+            kernels<C>().plane.descend(b, k == first_block, ends.above(i, band + 1));
+            if (i == from && i <= 0) kernels<C>().plane.products(b, k == first_block, ends.through(band));
         }
         C* const leaving = ends.below(i, band);
         std::fill_n(leaving, p.pitch, C(0));

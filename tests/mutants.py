@@ -370,8 +370,8 @@ MUTANTS = [
     Mutant(
         "a band's product of weights forgets a cut",
         "cpp/kernels/plane.cpp",
-        "(through[j] != 0) & (w[j] != C(0))",
-        "w[j] != C(0)",
+        "(through[j] != 0) & (w != C(0))",
+        "w != C(0)",
         BANDS,
     ),
     Mutant(

@@ -145,26 +145,29 @@ template <class C, bool cuts> void filter(const PlaneBlock<C>& block) {
         each(sum, [&](Vec<C> s, Vec<C> term, std::int64_t at) { return (s + term) * load_vector(p.reciprocal + at); });
 }
 
+template <class C> void descend(const PlaneBlock<C>& p, bool start, C* below) {
+    for (std::int64_t j = 0; j < p.width; j += kWidth<C>) {
+        Vec<C> f = start ? Vec<C>{} : load_vector(below + j);
+        for (std::int64_t row = 0; row < p.rows; ++row)
+            f = carry_over<true>(load_vector(p.down + (row + 1) * p.pitch + j),
+                                 load_vector(p.x + row * p.pitch + j) + f);
+        store_vector(below + j, f);
+    }
+}
+
 // A product of many weights leaves the range of float, while what it carries comes back into it: products are double,
 // and stop short of 0 and of infinity, since NaN and infinities pass everything but a cut, and 0 passes as 0.
-template <class C> void ends(const PlaneBlock<C>& p, bool start, C* __restrict below, double* __restrict through) {
+template <class C> void products(const PlaneBlock<C>& p, bool start, double* __restrict through) {
     constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
-    if (start)
+    for (std::int64_t j = 0; start && j < p.width; ++j) through[j] = 1;
+    for (std::int64_t row = 1; row <= p.rows; ++row)
         for (std::int64_t j = 0; j < p.width; ++j) {
-            below[j] = C(0);
-            through[j] = 1;
-        }
-    for (std::int64_t row = 0; row < p.rows; ++row) {
-        const C* __restrict x = p.x + row * p.pitch;
-        const C* __restrict w = p.down + (row + 1) * p.pitch;
-        for (std::int64_t j = 0; j < p.width; ++j) {
-            below[j] = carried(w[j], x[j] + below[j]);
-            const double product = through[j] * static_cast<double>(w[j]);
+            const C w = p.down[row * p.pitch + j];
+            const double product = through[j] * static_cast<double>(w);
             const double size = __builtin_fabs(product);
             const double kept = size < least ? least : size > most ? most : size;
-            through[j] = (through[j] != 0) & (w[j] != C(0)) ? __builtin_copysign(kept, product) : 0;
+            through[j] = (through[j] != 0) & (w != C(0)) ? __builtin_copysign(kept, product) : 0;
         }
-    }
 }
 
 template <class C> bool has_zero(const C* row, std::int64_t count) {
@@ -248,7 +251,8 @@ extern const PlaneKernels<float> plane_float{
     transpose_block<float>,
     climb_block<float>,
     filter_block<float>,
-    ends<float>,
+    descend<float>,
+    products<float>,
     has_zero<float>,
     pass_on<float>};
 extern const PlaneKernels<double> plane_double{
@@ -258,7 +262,8 @@ extern const PlaneKernels<double> plane_double{
     transpose_block<double>,
     climb_block<double>,
     filter_block<double>,
-    ends<double>,
+    descend<double>,
+    products<double>,
     has_zero<double>,
     pass_on<double>};
 
