@@ -271,8 +271,8 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
 template <class C> bool side_by_side(const PlaneSet<C>& p) {
     const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
     const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
-    // Side by side, sums that y cannot hold take kLanes planes of scratch. (9): no matter whether y is x.
-    const bool affordable = p.o.y.dtype == dtype_of<C>::value || p.height * p.width * kLanes <= kLargestScratch;
+    // Side by side, sums that y cannot hold take kLanes planes of scratch.
+    const bool affordable = holds_sums<C>(p.o) || p.height * p.width * kLanes <= kLargestScratch;
     return affordable && p.group_size >= kFewestLanes && (channels_together || small);
 }
 
