@@ -106,11 +106,11 @@ def test_in_place_over_several_bands() -> None:
             np.testing.assert_array_equal(out, y)
 
 
-LONG = (4095, 4096, 4097, 4224, 4225, 10001)
+LONG = (4095, 4096, 4225)
 
 
 @pytest.mark.parametrize("n", LONG)
-@pytest.mark.parametrize("lines", [1, 3, 16, 17])
+@pytest.mark.parametrize("lines", [1, 3, 257])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_long_lines(axis: int, lines: int, n: int, isa: str) -> None:
     rng = np.random.default_rng(n + lines)
