@@ -315,19 +315,26 @@ bool may_overlap(const AnyView& a, const AnyView& b) {
     return a_low < b_high && b_low < a_high;
 }
 
+// But for weights, or the guide that they are made of.
+Operands operands(const AnyView& x, const AnyView& y, std::span<const int> axes, const FilterOptions& filter,
+                  const AnyView* confidence) {
+    Operands o;
+    o.x = x;
+    o.y = y;
+    o.filter = filter;
+    o.axes.assign(axes.begin(), axes.end());
+    if (confidence != nullptr) o.confidence = broadcast(*confidence, x);
+    return o;
+}
+
 } // namespace
 
 void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, const AnyView& y, std::span<const int> axes,
                         const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
                         const Options& options) {
     if (x.size() == 0) return;
-    Operands o;
-    o.x = x;
-    o.y = y;
-    o.filter = filter;
-    o.axes.assign(axes.begin(), axes.end());
+    Operands o = operands(x, y, axes, filter, confidence);
     for (std::size_t k = 0; k < axes.size(); ++k) o.weights.push_back(broadcast(weights[k], x, axes[k]));
-    if (confidence != nullptr) o.confidence = broadcast(*confidence, x);
     AnyView s = support != nullptr ? broadcast(*support, x) : AnyView{};
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
@@ -342,11 +349,7 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
     if (x.size() == 0) return;
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
-        Operands o;
-        o.x = x;
-        o.y = y;
-        o.filter = filter;
-        o.axes.assign(axes.begin(), axes.end());
+        Operands o = operands(x, y, axes, filter, confidence);
         AnyView first_channel = guide.view;
         first_channel.shape[guide.channel_axis] = 1;
         o.guide = GuideOperand{broadcast(first_channel, x),
@@ -357,7 +360,6 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
                                guide.metric,
                                {}};
         if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
-        if (confidence != nullptr) o.confidence = broadcast(*confidence, x);
         // Made where they are used, weights are in the computing type, and read the guide while y is written.
         const bool same_type = (guide.view.dtype == DType::float64) == (dtype_of<C>::value == DType::float64);
         if (same_type && support == nullptr && !may_overlap(guide.view, y) && makes_weights<C>(o)) {

@@ -112,6 +112,18 @@ template <class C> C representable(double v) {
     return static_cast<C>(std::clamp<double>(v, std::numeric_limits<C>::min(), std::numeric_limits<C>::max()));
 }
 
+/// (4) is linear in what flows into a part of a line: what leaves it is what would leave it alone, plus what enters
+/// times the product of the weights that this crosses. From what leaves each part alone to what leaves it, for `count`
+/// lines side by side: above[k] enters part k, whose first element has below[k]; `stride` elements from part to part.
+template <class C> void connect_parts(C* above, C* below, const double* through, std::int64_t parts,
+                                      std::int64_t stride, std::int64_t count) {
+    const auto pass_on = kernels<C>().plane.pass_on;
+    for (std::int64_t k = 0; k < parts; ++k)
+        pass_on(above + (k + 1) * stride, through + k * stride, above + k * stride, count);
+    for (std::int64_t k = parts - 1; k >= 0; --k)
+        pass_on(below + k * stride, through + k * stride, below + (k + 1) * stride, count);
+}
+
 /// Calls f with a zero of the computing type of x's dtype.
 template <class F> void with_compute_type(DType t, const F& f) {
     if (t == DType::float64)

@@ -1,5 +1,4 @@
-// Few long lines as many short ones side by side. (4) is linear in what flows into a segment of a line: what leaves it
-// is what would leave it alone, plus what enters times the product of the weights that this crosses.
+// Few long lines as many short ones side by side, each with what flows into it by connect_parts.
 #pragma once
 
 #include "walk.h"
@@ -67,11 +66,7 @@ template <class C> class LongLines {
                         kernels<C>().plane.pass_on(b, q, carry, kLanes);
                         store(b, Strand(lines, last, tile), 0, 1);
                     });
-        const auto pass_on = kernels<C>().plane.pass_on;
-        for (std::int64_t k = 0; k < segments_; ++k)
-            pass_on(above_.get() + (k + 1) * lines_, through_.get() + k * lines_, above_.get() + k * lines_, lines_);
-        for (std::int64_t k = segments_ - 1; k >= 0; --k)
-            pass_on(below_.get() + k * lines_, through_.get() + k * lines_, below_.get() + (k + 1) * lines_, lines_);
+        connect_parts(above_.get(), below_.get(), through_.get(), segments_, lines_, lines_);
     }
 
   private:

@@ -75,8 +75,7 @@ template <class C> struct BandScratch {
     }
 };
 
-// (4) is linear in what flows into a band: what leaves it is what would leave it alone, plus what enters times the
-// product of the weights that this crosses.
+// What flows between the bands of a few planes, by connect_parts.
 template <class C> class BandEnds {
   public:
     /// For planes [start, end).
@@ -95,10 +94,7 @@ template <class C> class BandEnds {
     void connect(std::int64_t plane, std::int64_t first, std::int64_t count) const {
         std::fill_n(above(plane, 0) + first, count, C(0));
         std::fill_n(below(plane, bands_) + first, count, C(0));
-        for (std::int64_t k = 0; k < bands_; ++k)
-            kernels<C>().plane.pass_on(above(plane, k + 1) + first, through(k) + first, above(plane, k) + first, count);
-        for (std::int64_t k = bands_ - 1; k >= 0; --k)
-            kernels<C>().plane.pass_on(below(plane, k) + first, through(k) + first, below(plane, k + 1) + first, count);
+        connect_parts(above(plane, 0) + first, below(plane, 0) + first, through(0) + first, bands_, pitch_, count);
     }
 
   private:

@@ -362,9 +362,9 @@ MUTANTS = [
     ),
     Mutant(
         "upward support lost after a band",
-        "cpp/plane.cpp",
-        "for (std::int64_t k = bands_ - 1; k >= 0; --k)",
-        "for (std::int64_t k = bands_ - 1; k >= bands_ - 1; --k)",
+        "cpp/lines.h",
+        "for (std::int64_t k = parts - 1; k >= 0; --k)",
+        "for (std::int64_t k = parts - 1; k >= parts - 1; --k)",
         BANDS,
     ),
     Mutant(
