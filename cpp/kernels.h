@@ -114,19 +114,22 @@ template <class C> struct PlaneKernels {
     void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count);
 };
 
-/// One row of positions of kLanes planes that share their weights: tiles [width][kLanes], and one number for each
-/// position.
-template <class C> struct LanesRow {
-    std::int64_t width;
-    const C* x;
-    const C* down;              // [width] weights that enter this row from above
-    const C* up;                // [width] and from below
-    const C* across;            // [width - 1] weights along the row
-    const C* reciprocal;        // [width] 1 / S, or 1 / T_vertical(1) for "line", or null
-    const C* reciprocal_across; // [width] 1 / T_horizontal(1) for "line", else null
-    C* carry;                   // tile: F of the row above, or B of the row below; left as the next row needs it
-    C* sums;                    // tile: down writes it, up makes y of it
-    const C* residual;          // tile: what is added at the end, or null
+constexpr int kChannels = 16; // planes that share their weights, side by side: a row of a tile is one position of all
+constexpr int kGroupRows = 4; // rows of positions that are filtered together
+
+/// A few rows of positions of kChannels planes that share their weights: tiles [rows][width][kChannels], and one number
+/// for each position.
+template <class C> struct LanesBlock {
+    std::int64_t rows, width;   // rows: 1 or kGroupRows
+    const C* x;                 // tile [rows][width]
+    const C* down;              // [rows + 1][width], row i the weights that enter row i from above
+    const C* across;            // [rows][width + 1], those that enter each position from the left; 0 at both ends
+    const C* reciprocal;        // [rows][width] 1 / S, or 1 / T_vertical(1) for "line", or null
+    const C* reciprocal_across; // 1 / T_horizontal(1) for "line", else null
+    const C* above;             // tile [width]: F of the row above
+    C* below;                   // tile [width]: B of the row below; left as B of the first row
+    C* y;                       // tile [rows][width]
+    const C* residual;          // tile [rows][width]: what is added at the end, or null
     C centres;
     C fill;
     bool supported_only;
@@ -134,12 +137,17 @@ template <class C> struct LanesRow {
 };
 
 template <class C> struct LanesKernels {
-    /// Horizontal line filter and downward scan of a row: sums = terms of both + the centre.
-    void (*down)(const LanesRow<C>& row);
-    /// Upward scan, normalisation, residual: y in place of sums.
-    void (*up)(const LanesRow<C>& row);
+    /// tile[i][l] = source[i * step + offsets[l]] for count positions and `lanes` planes; other lanes are 0.
+    void (*load[4])(C* tile, const void* source, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
+                    int lanes);
+    void (*store[4])(const C* tile, void* target, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
+                     int lanes);
     /// (8) x becomes c x, c one number for each position, or with only_mask 0 where c is 0.
-    void (*trust)(C* x, const C* c, std::int64_t width, bool only_mask);
+    void (*trust)(C* x, const C* c, std::int64_t count, bool only_mask);
+    /// (4) downward: F of the last row of a block from F of the row above. May be in place.
+    void (*descend)(const LanesBlock<C>& block, C* last);
+    /// (7) of a block: both line filters, normalisation and residual.
+    void (*filter)(const LanesBlock<C>& block);
 };
 
 /// Derivatives (11).

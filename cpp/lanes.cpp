@@ -1,112 +1,231 @@
-// The semi-global filter over two axes with kLanes planes side by side: for channels that lie together in memory, and
-// for planes too small to fill vectors by themselves.
+// The semi-global filter over two axes with kChannels planes side by side, where many share their weights: these are
+// then one number for each position, nothing is padded, and neither axis asks for shuffles. A band of rows stays in
+// cache from the way down, which leaves F every few rows, to the way up, which does everything else.
 #include "parallel.h"
 #include "plane_set.h"
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kKept = 1 << 16; // elements of kLanes planes that stay in cache from the way down to the way up
+constexpr std::int64_t kWhole = 3 << 18;      // bytes of kChannels planes: larger ones are cut into bands
+constexpr std::int64_t kBand = 1 << 19;       // bytes of a band then
+constexpr std::int64_t kFewestRows = 16;      // of a band: what flows between bands is kept
+constexpr std::int64_t kTask = 1 << 15;       // elements worth a turn
+constexpr std::int64_t kFewestPlanes = 12;    // worth filtering side by side
+constexpr std::int64_t kFewestTasks = 4;      // that keep threads busy, unless planes are small
+constexpr std::int64_t kSmallPlane = 1 << 15; // positions
+
+template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
+    const std::int64_t row = p.width * kChannels * static_cast<std::int64_t>(sizeof(C));
+    if (p.height * row <= kWhole) return p.height;
+    return std::max(kFewestRows, kBand / row / kGroupRows * kGroupRows);
+}
 
 template <class C> struct LanesScratch {
-    LanesScratch(const PlaneSet<C>& p, bool keep_x, bool keep_sums)
-        : tile(p.width * kLanes), x(keep_x ? p.height * tile : tile), sums(keep_sums ? p.height * tile : tile),
-          residual(p.o.filter.residual ? tile : 0), carry(tile), down(p.width), up(p.width), across(p.width),
-          reciprocal(p.width), reciprocal_across(p.width), trust(p.width) {}
-    std::int64_t tile;
-    Buffer<C> x, sums, residual, carry, down, up, across, reciprocal, reciprocal_across, trust;
+    LanesScratch(const PlaneSet<C>& p, std::int64_t rows)
+        : row(p.width * kChannels), down((rows + 1) * p.width), across(rows * (p.width + 1)),
+          reciprocal(p.o.reciprocals.empty() ? 0 : rows * p.width), reciprocal_across(p.line ? rows * p.width : 0),
+          trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + kGroupRows) * row),
+          sums(kGroupRows * row), below(row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
+          ends((p.height + rows - 1) / rows * row) {}
+    std::int64_t row;                                             // elements of a row of tiles
+    Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
+    Buffer<C> x, above;                                           // of a band: F above each of its blocks
+    Buffer<C> sums, below, residual;
+    Buffer<C> ends;                     // F above each band
+    std::int64_t group = -1, band = -1; // whose weights these are
+    bool cuts = false;
 };
 
-// A row of positions of kLanes planes, in memory.
-struct LanesView {
-    const AnyView* view;
-    alignas(64) std::int64_t offsets[kLanes];
+// kChannels planes of a group, or what is left of it.
+template <class C> class Lanes {
+  public:
+    Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker)
+        : p_(p), s_(s), band_rows_(rows), cancel_(cancel), worker_(worker) {}
+
+    void filter(std::int64_t first, int lanes) {
+        first_ = first;
+        lanes_ = lanes;
+        find_offsets(x_, p_.o.x);
+        find_offsets(y_, p_.o.y);
+        const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
+        std::fill_n(s_.ends.get(), s_.row, C(0));
+        for (std::int64_t band = 0; band + 1 < bands; ++band) {
+            load_band(band, true);
+            descend(band, s_.x.get(), 0, s_.ends.get() + (band + 1) * s_.row);
+        }
+        std::fill_n(s_.below.get(), s_.row, C(0));
+        for (std::int64_t band = bands - 1; band >= 0; --band) {
+            load_band(band, false);
+            descend(band, s_.x.get(), s_.row, s_.above.get());
+            ascend(band);
+        }
+    }
+
+  private:
+    struct Operand {
+        const AnyView* view;
+        alignas(64) std::int64_t offsets[kChannels];
+        bool dense; // rows follow one another without a gap
+    };
+
+    void find_offsets(Operand& operand, const AnyView& v) const {
+        operand.view = &v;
+        for (int l = 0; l < lanes_; ++l) operand.offsets[l] = p_.offset(v, first_ + l) - p_.offset(v, first_);
+        operand.dense = p_.row_stride(v) == p_.width * p_.column_stride(v);
+    }
+
+    // run(tile, memory, positions) for whole rows of an operand.
+    template <class Tile, class Run>
+    void each_run(Tile* tile, const Operand& operand, std::int64_t first, std::int64_t rows, const Run& run) const {
+        const std::int64_t together = operand.dense ? rows : 1;
+        for (std::int64_t r = 0; r < rows; r += together)
+            run(tile + r * s_.row, p_.row(*operand.view, first_, first + r), together * p_.width);
+    }
+    void load(C* tile, std::int64_t first, std::int64_t rows) const {
+        const auto kernel = kernels<C>().lanes.load[static_cast<int>(x_.view->dtype)];
+        each_run(tile, x_, first, rows, [&](C* to, const void* from, std::int64_t count) {
+            kernel(to, from, count, p_.column_stride(*x_.view), x_.offsets, lanes_);
+        });
+    }
+    void store(const C* tile, std::int64_t first, std::int64_t rows) const {
+        const auto kernel = kernels<C>().lanes.store[static_cast<int>(y_.view->dtype)];
+        each_run(tile, y_, first, rows, [&](const C* from, void* to, std::int64_t count) {
+            kernel(from, to, count, p_.column_stride(*y_.view), y_.offsets, lanes_);
+        });
+    }
+
+    std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, p_.height - band * band_rows_); }
+
+    // Weights of a band, supports and confidence too; only the vertical ones and the confidence for `leaving`.
+    void load_band(std::int64_t band, bool leaving) {
+        const std::int64_t group = first_ / p_.group_size;
+        if (s_.group == group && s_.band == band && !leaving) return;
+        s_.group = group;
+        s_.band = leaving ? -1 : band;
+        s_.cuts = false;
+        const std::int64_t start = band * band_rows_, rows = rows_of(band), width = p_.width;
+        for (std::int64_t r = 0; r <= rows; ++r) {
+            C* const down = s_.down.get() + r * width;
+            p_.load_down(down, first_, start + r - 1);
+            s_.cuts |= start + r > 0 && start + r < p_.height && has_zero(down, width, width, 1);
+        }
+        for (std::int64_t r = 0; r < rows; ++r) {
+            if (p_.o.confidence) p_.load_row(s_.trust.get() + r * width, *p_.o.confidence, first_, start + r);
+            if (leaving) continue;
+            C* const across = s_.across.get() + r * (width + 1);
+            across[0] = across[width] = C(0);
+            p_.load_across(across + 1, first_, start + r);
+            s_.cuts |= has_zero(across + 1, width, width - 1, 1);
+            p_.load_reciprocals(s_.reciprocal.get() + r * width, s_.reciprocal_across.get() + r * width, first_,
+                                start + r);
+        }
+    }
+
+    // Rows of a band's blocks: kGroupRows each, and single ones at its end.
+    template <class Visit> void each_block(std::int64_t band, const Visit& visit) const {
+        const std::int64_t rows = rows_of(band);
+        for (std::int64_t r = 0; r < rows;) {
+            const std::int64_t count = r + kGroupRows <= rows ? kGroupRows : 1;
+            visit(r, count);
+            r += count;
+        }
+    }
+
+    LanesBlock<C> block(std::int64_t r, std::int64_t rows) const {
+        LanesBlock<C> b{};
+        b.rows = rows;
+        b.width = p_.width;
+        b.x = s_.x.get() + r * s_.row;
+        b.down = s_.down.get() + r * p_.width;
+        b.cuts = s_.cuts;
+        return b;
+    }
+
+    // Loads a band and finds F of its rows: above each block, `stride` apart from block to block.
+    void descend(std::int64_t band, C* x, std::int64_t stride, C* above) {
+        C* at = above;
+        std::copy_n(s_.ends.get() + band * s_.row, s_.row, at);
+        each_block(band, [&](std::int64_t r, std::int64_t rows) {
+            cancel_.check(worker_);
+            load(x + r * s_.row, band * band_rows_ + r, rows);
+            if (p_.o.confidence)
+                kernels<C>().lanes.trust(x + r * s_.row, s_.trust.get() + r * p_.width, rows * p_.width, false);
+            LanesBlock<C> b = block(r, rows);
+            b.above = at;
+            at += stride;
+            kernels<C>().lanes.descend(b, at);
+        });
+    }
+
+    void ascend(std::int64_t band) {
+        std::int64_t blocks = 0;
+        each_block(band, [&](std::int64_t, std::int64_t) { ++blocks; });
+        const std::int64_t rows = rows_of(band), whole = rows / kGroupRows;
+        for (std::int64_t k = blocks - 1; k >= 0; --k) {
+            cancel_.check(worker_);
+            const std::int64_t r = k < whole ? k * kGroupRows : whole * kGroupRows + (k - whole);
+            const std::int64_t count = k < whole ? kGroupRows : 1, first = band * band_rows_ + r;
+            LanesBlock<C> b = block(r, count);
+            b.across = s_.across.get() + r * (p_.width + 1);
+            b.reciprocal = p_.o.reciprocals.empty() ? nullptr : s_.reciprocal.get() + r * p_.width;
+            b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + r * p_.width : nullptr;
+            b.above = s_.above.get() + k * s_.row;
+            b.below = s_.below.get();
+            b.y = s_.sums.get();
+            b.centres = p_.centres();
+            b.fill = static_cast<C>(p_.o.filter.fill_value);
+            b.supported_only = p_.o.confidence.has_value();
+            if (p_.o.filter.residual) {
+                b.residual = b.x;
+                if (p_.o.confidence) { // x times confidence is not what the residual adds
+                    load(s_.residual.get(), first, count);
+                    kernels<C>().lanes.trust(s_.residual.get(), s_.trust.get() + r * p_.width, count * p_.width, true);
+                    b.residual = s_.residual.get();
+                }
+            }
+            kernels<C>().lanes.filter(b);
+            store(b.y, first, count);
+        }
+    }
+
+    const PlaneSet<C>& p_;
+    LanesScratch<C>& s_;
+    std::int64_t band_rows_;
+    CancelFlag& cancel_;
+    int worker_;
+    std::int64_t first_ = 0; // plane
+    int lanes_ = 0;
+    Operand x_, y_;
 };
 
 } // namespace
 
+template <class C> bool side_by_side(const PlaneSet<C>& p) {
+    const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
+    const std::int64_t tasks = p.planes / p.group_size * ((p.group_size + kChannels - 1) / kChannels);
+    return p.group_size >= kFewestPlanes &&
+           (channels_together || tasks >= kFewestTasks || p.height * p.width <= kSmallPlane);
+}
+
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
-    const Operands& o = p.o;
-    const bool keep_x = p.height * p.width * kLanes <= kKept;
-    // Sums wait in y where they are too many for the cache, if y can hold them.
-    const bool keep_sums = keep_x || !holds_sums<C>(o);
-    const std::int64_t per_group = (p.group_size + kLanes - 1) / kLanes;
-    const std::int64_t tasks = p.planes / p.group_size * per_group;
-    const PerWorker<LanesScratch<C>> scratch(tasks, options, p, keep_x, keep_sums);
+    const std::int64_t per_group = (p.group_size + kChannels - 1) / kChannels;
+    const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, per_group);
+    const std::int64_t parts = (per_group + together - 1) / together;
+    const std::int64_t tasks = p.planes / p.group_size * parts, rows = band_rows(p);
+    const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows);
     CancelFlag cancel(options);
-
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        LanesScratch<C>& s = scratch[worker];
-        const std::int64_t in_group = task % per_group * kLanes;
-        const std::int64_t first = task / per_group * p.group_size + in_group;
-        const int lanes = static_cast<int>(std::min<std::int64_t>(kLanes, p.group_size - in_group));
-        const auto lanes_of = [&](const AnyView& v) {
-            LanesView view{&v, {}};
-            for (int l = 0; l < lanes; ++l) view.offsets[l] = p.offset(v, first + l) - p.offset(v, first);
-            return view;
-        };
-        const LanesView xs = lanes_of(o.x), ys = lanes_of(o.y);
-        const auto load = [&](C* tile, const LanesView& v, std::int64_t row) {
-            kernels<C>().convert.load[static_cast<int>(v.view->dtype)](tile, p.row(*v.view, first, row), p.width,
-                                                                       p.column_stride(*v.view), v.offsets, lanes);
-        };
-        const auto store = [&](const C* tile, std::int64_t row) {
-            kernels<C>().convert.store[static_cast<int>(o.y.dtype)](tile, p.row(o.y, first, row), p.width,
-                                                                    p.column_stride(o.y), ys.offsets, lanes);
-        };
-        LanesRow<C> r{};
-        r.width = p.width;
-        r.down = s.down.get();
-        r.up = s.up.get();
-        r.across = s.across.get();
-        r.carry = s.carry.get();
-        r.reciprocal = o.reciprocals.empty() ? nullptr : s.reciprocal.get();
-        r.reciprocal_across = p.line ? s.reciprocal_across.get() : nullptr;
-        r.centres = p.centres();
-        r.fill = static_cast<C>(o.filter.fill_value);
-        r.supported_only = o.confidence.has_value();
-        // Weights and supports of a row; weights that do not exist, beyond the plane, are 0.
-        const auto enter = [&](std::int64_t i) {
-            cancel.check(worker);
-            p.load_down(s.down.get(), first, i - 1);
-            p.load_down(s.up.get(), first, i);
-            p.load_across(s.across.get(), first, i);
-            p.load_reciprocals(s.reciprocal.get(), s.reciprocal_across.get(), first, i);
-            if (o.confidence) p.load_row(s.trust.get(), *o.confidence, first, i);
-            r.cuts = has_zero(s.down.get(), p.width, p.width, 1) || has_zero(s.up.get(), p.width, p.width, 1) ||
-                     has_zero(s.across.get(), p.width, p.width - 1, 1);
-            r.sums = s.sums.get() + (keep_sums ? i * s.tile : 0);
-            C* x = s.x.get() + (keep_x ? i * s.tile : 0);
-            r.x = x;
-            return x;
-        };
-        const auto load_trusted = [&](C* x, std::int64_t i) {
-            load(x, xs, i);
-            if (o.confidence) kernels<C>().lanes.trust(x, s.trust.get(), p.width, false);
-        };
-
-        std::fill_n(s.carry.get(), s.tile, C(0));
-        for (std::int64_t i = 0; i < p.height; ++i) {
-            load_trusted(enter(i), i);
-            kernels<C>().lanes.down(r);
-            if (!keep_sums) store(r.sums, i);
-        }
-        std::fill_n(s.carry.get(), s.tile, C(0));
-        for (std::int64_t i = p.height - 1; i >= 0; --i) {
-            C* x = enter(i);
-            if (!keep_x) load_trusted(x, i);
-            if (!keep_sums) load(r.sums, ys, i);
-            if (o.filter.residual) {
-                load(s.residual.get(), xs, i);
-                if (o.confidence) kernels<C>().lanes.trust(s.residual.get(), s.trust.get(), p.width, true);
-                r.residual = s.residual.get();
-            }
-            kernels<C>().lanes.up(r);
-            store(r.sums, i);
-        }
+        Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
+        const std::int64_t group = task / parts, from = task % parts * together;
+        for (std::int64_t k = from; k < std::min(from + together, per_group); ++k)
+            lanes.filter(group * p.group_size + k * kChannels,
+                         static_cast<int>(std::min<std::int64_t>(kChannels, p.group_size - k * kChannels)));
     });
 }
 
+template bool side_by_side<float>(const PlaneSet<float>&);
+template bool side_by_side<double>(const PlaneSet<double>&);
 template void filter_lanes<float>(const PlaneSet<float>&, const Options&);
 template void filter_lanes<double>(const PlaneSet<double>&, const Options&);
 

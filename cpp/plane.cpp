@@ -7,19 +7,16 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kWhole = 1 << 17;          // padded elements: larger planes are cut
-constexpr std::int64_t kMany = 16;                // planes, which keep all threads busy each by itself
-constexpr std::int64_t kWholeOfMany = 1 << 19;    // padded elements then
-constexpr std::int64_t kBand = 1 << 16;           // of a band then
-constexpr std::int64_t kSmallPlane = 1 << 11;     // positions: smaller planes are filtered side by side
-constexpr std::int64_t kFewestLanes = 12;         // planes worth filtering side by side
-constexpr std::int64_t kLargestScratch = 1 << 20; // elements of scratch a thread for planes side by side
-constexpr std::int64_t kPlanesTogether = 16;      // planes that share the weights of a band while these are in cache
-constexpr std::int64_t kEnds = 1024;              // bands, of all planes together, whose ends are known at a time
-constexpr std::int64_t kLongestTask = 1 << 24;    // positions: between tasks a call can be cancelled
-constexpr std::int64_t kStrip = 1024;             // columns that one task connects
-constexpr std::int64_t kFewPlanes = 4;            // that share weights, for which these are made band by band
-constexpr std::int64_t kFewChannels = 16;         // of such a guide
+constexpr std::int64_t kWhole = 1 << 17;       // padded elements: larger planes are cut
+constexpr std::int64_t kMany = 16;             // planes, which keep all threads busy each by itself
+constexpr std::int64_t kWholeOfMany = 1 << 19; // padded elements then
+constexpr std::int64_t kBand = 1 << 16;        // of a band then
+constexpr std::int64_t kPlanesTogether = 16;   // planes that share the weights of a band while these are in cache
+constexpr std::int64_t kEnds = 1024;           // bands, of all planes together, whose ends are known at a time
+constexpr std::int64_t kLongestTask = 1 << 24; // positions: between tasks a call can be cancelled
+constexpr std::int64_t kStrip = 1024;          // columns that one task connects
+constexpr std::int64_t kFewPlanes = 4;         // that share weights, for which these are made band by band
+constexpr std::int64_t kFewChannels = 16;      // of such a guide
 
 // How the planes are cut.
 template <class C> struct Bands {
@@ -262,14 +259,6 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
         });
         first += count;
     }
-}
-
-template <class C> bool side_by_side(const PlaneSet<C>& p) {
-    const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
-    const bool small = p.width < kRows || p.height * p.width <= kSmallPlane;
-    // Side by side, sums that y cannot hold take kLanes planes of scratch.
-    const bool affordable = holds_sums<C>(p.o) || p.height * p.width * kLanes <= kLargestScratch;
-    return affordable && p.group_size >= kFewestLanes && (channels_together || small);
 }
 
 } // namespace

@@ -177,7 +177,8 @@ template <class C> class PlaneSet {
     std::vector<int> outer_;
 };
 
-/// Planes of a group side by side (lanes.cpp).
+/// Whether planes are best filtered side by side, and that (lanes.cpp).
+template <class C> bool side_by_side(const PlaneSet<C>& p);
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options);
 
 } // namespace sgs

@@ -1,84 +1,141 @@
-// Both axes of kLanes planes side by side, a row of positions at a time: all planes share a position's weights, which
-// are single numbers here.
-#include "../kernels.h"
-#include "../step.h"
-#include "vector.h"
+// Both axes of kChannels planes side by side: all planes share a position's weights, which are single numbers here, and
+// both line filters are steps from one row of a tile to another.
+#include "channels.h"
 
 namespace sgs::SGS_ISA {
 namespace {
 
-template <class C> constexpr int kVectors = kLanes / kWidth<C>;
-
+template <bool cuts, class C> __attribute__((always_inline)) inline Vec<C> over(C w, Vec<C> f) {
+    return carry_over<cuts>(Vec<C>{} + w, f);
+}
 template <bool cuts, class C> __attribute__((always_inline)) inline Vec<C> over(C w, Vec<C> x, Vec<C> f) {
     return carry_over<cuts>(Vec<C>{} + w, x, f);
 }
 
-template <class C, bool cuts> void down(const LanesRow<C>& p) {
-    constexpr int n = kWidth<C>;
-    // As in plane.cpp, chained on the terms: before is x one position to the left, f the term there.
-    Vec<C> before[kVectors<C>] = {}, f[kVectors<C>] = {};
-    for (std::int64_t j = 0; j < p.width; ++j) {
-        const C across = j == 0 ? C(0) : p.across[j - 1];
-        for (int v = 0; v < kVectors<C>; ++v) {
-            const std::int64_t at = j * kLanes + v * n;
-            const Vec<C> x = load_vector(p.x + at);
-            f[v] = over<cuts>(across, before[v], f[v]);
-            before[v] = x;
-            const Vec<C> down = carry_over<cuts>(Vec<C>{} + p.down[j], load_vector(p.carry + at));
-            store_vector(p.carry + at, x + down);
-            Vec<C> sum = f[v] + down + p.centres * x;
-            if (p.reciprocal_across != nullptr)
-                sum = (f[v] + x) * p.reciprocal_across[j] + (down + x) * p.reciprocal[j];
-            store_vector(p.sums + at, sum);
+template <class C, bool cuts, int rows> void descend(const LanesBlock<C>& p, C* last) {
+    const C *x = p.x, *down = p.down, *above = p.above;
+    const std::int64_t width = p.width;
+    for (std::int64_t j = 0; j < width; ++j)
+        for (int l = 0; l < kChannels; l += kWidth<C>) {
+            Vec<C> f = load_vector(above + j * kChannels + l);
+            for (int r = 0; r < rows; ++r)
+                f = load_vector(x + (r * width + j) * kChannels + l) + over<cuts>(down[r * width + j], f);
+            store_vector(last + j * kChannels + l, f);
         }
-    }
-    for (int v = 0; v < kVectors<C>; ++v) before[v] = f[v] = Vec<C>{};
-    for (std::int64_t j = p.width - 1; j >= 0; --j) {
-        const C across = j == p.width - 1 ? C(0) : p.across[j];
-        for (int v = 0; v < kVectors<C>; ++v) {
-            const std::int64_t at = j * kLanes + v * n;
-            f[v] = over<cuts>(across, before[v], f[v]);
-            before[v] = load_vector(p.x + at);
-            const Vec<C> term = p.reciprocal_across != nullptr ? f[v] * p.reciprocal_across[j] : f[v];
-            store_vector(p.sums + at, load_vector(p.sums + at) + term);
+}
+
+// (5) along the rows from the right: terms w B in y. As in plane.cpp, chained on the terms.
+template <class C, bool cuts, int rows> void from_right(const LanesBlock<C>& p, int l) {
+    const C* __restrict x = p.x;
+    const C* __restrict across = p.across;
+    C* __restrict y = p.y;
+    const std::int64_t width = p.width;
+    Vec<C> b[rows] = {}, after[rows] = {};
+    for (std::int64_t j = width - 1; j >= 0; --j)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const std::int64_t at = (r * width + j) * kChannels + l;
+            b[r] = over<cuts>(across[r * (width + 1) + j + 1], after[r], b[r]);
+            after[r] = load_vector(x + at);
+            store_vector(y + at, b[r]);
         }
+}
+
+// Everything else. finish(horizontal term, vertical term, x, position) makes y.
+template <class C, bool cuts, int rows, class Finish>
+__attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int l, const Finish& finish) {
+    const C* __restrict across = p.across;
+    const C* __restrict down = p.down;
+    const std::int64_t width = p.width;
+    const bool residual = p.residual != nullptr;
+    Vec<C> f[rows] = {}, before[rows] = {};
+    for (std::int64_t j = 0; j < width; ++j) {
+        Vec<C> x[rows], vertical[rows];
+        Vec<C> d = load_vector(p.above + j * kChannels + l);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            x[r] = load_vector(p.x + (r * width + j) * kChannels + l);
+            f[r] = over<cuts>(across[r * (width + 1) + j], before[r], f[r]);
+            before[r] = x[r];
+            vertical[r] = over<cuts>(down[r * width + j], d);
+            d = x[r] + vertical[r];
+        }
+        C* const below = p.below + j * kChannels + l;
+        Vec<C> u = load_vector(below);
+#pragma GCC unroll 4
+        for (int r = rows - 1; r >= 0; --r) {
+            const Vec<C> term = over<cuts>(down[(r + 1) * width + j], u);
+            u = x[r] + term;
+            C* const to = p.y + (r * width + j) * kChannels + l;
+            Vec<C> y = finish(f[r] + load_vector(to), vertical[r] + term, x[r], r * width + j);
+            if (residual) y += load_vector(p.residual + (r * width + j) * kChannels + l);
+            store_vector(to, y);
+        }
+        store_vector(below, u);
     }
 }
 
-template <class C, bool cuts> void up(const LanesRow<C>& p) {
-    constexpr int n = kWidth<C>;
-    for (std::int64_t j = 0; j < p.width; ++j) {
-        const bool filled = p.supported_only && p.reciprocal[j] < C(0);
-        for (int v = 0; v < kVectors<C>; ++v) {
-            const std::int64_t at = j * kLanes + v * n;
-            const Vec<C> term = carry_over<cuts>(Vec<C>{} + p.up[j], load_vector(p.carry + at));
-            store_vector(p.carry + at, load_vector(p.x + at) + term);
-            const Vec<C> sum = load_vector(p.sums + at);
-            Vec<C> y = sum + term;
-            if (p.reciprocal_across != nullptr)
-                y = sum + term * p.reciprocal[j];
-            else if (p.reciprocal != nullptr)
-                y = filled ? Vec<C>{} + p.fill : y * p.reciprocal[j];
-            if (p.residual != nullptr) y += load_vector(p.residual + at);
-            store_vector(p.sums + at, y);
-        }
+template <class C, bool cuts, int rows> void filter(const LanesBlock<C>& block) {
+    const LanesBlock<C> p = block; // so that no store may change it
+    const Vec<C> fill = Vec<C>{} + p.fill;
+    for (int l = 0; l < kChannels; l += kWidth<C>) {
+        from_right<C, cuts, rows>(p, l);
+        const auto each = [&](const auto& finish) { from_left<C, cuts, rows>(p, l, finish); };
+        if (p.reciprocal_across != nullptr)
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t at) {
+                return (across + x) * p.reciprocal_across[at] + (down + x) * p.reciprocal[at];
+            });
+        else if (p.reciprocal == nullptr)
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t) { return across + down + p.centres * x; });
+        else if (p.supported_only)
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t at) {
+                const Vec<C> r = Vec<C>{} + p.reciprocal[at];
+                return r < Vec<C>{} ? fill : (across + down + x) * r;
+            });
+        else
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t at) {
+                return (across + down + x) * p.reciprocal[at];
+            });
     }
 }
-
-template <class C> void down_row(const LanesRow<C>& p) { p.cuts ? down<C, true>(p) : down<C, false>(p); }
-
-template <class C> void up_row(const LanesRow<C>& p) { p.cuts ? up<C, true>(p) : up<C, false>(p); }
 
 // x times c, one number for all lanes of a position; 0 where c is 0, and x itself elsewhere if only masking.
-template <class C> void trust_row(C* x, const C* c, std::int64_t width, bool only_mask) {
-    for (std::int64_t j = 0; j < width; ++j)
-        for (int l = 0; l < kLanes; ++l)
-            x[j * kLanes + l] = c[j] != C(0) ? (only_mask ? x[j * kLanes + l] : c[j] * x[j * kLanes + l]) : C(0);
+template <class C> void trust(C* x, const C* c, std::int64_t count, bool only_mask) {
+    for (std::int64_t j = 0; j < count; ++j)
+        for (int l = 0; l < kChannels; ++l)
+            x[j * kChannels + l] =
+                c[j] != C(0) ? (only_mask ? x[j * kChannels + l] : c[j] * x[j * kChannels + l]) : C(0);
+}
+
+template <class C> void descend_block(const LanesBlock<C>& p, C* last) {
+    if (p.rows == kGroupRows)
+        p.cuts ? descend<C, true, kGroupRows>(p, last) : descend<C, false, kGroupRows>(p, last);
+    else
+        p.cuts ? descend<C, true, 1>(p, last) : descend<C, false, 1>(p, last);
+}
+
+template <class C> void filter_block(const LanesBlock<C>& p) {
+    if (p.rows == kGroupRows)
+        p.cuts ? filter<C, true, kGroupRows>(p) : filter<C, false, kGroupRows>(p);
+    else
+        p.cuts ? filter<C, true, 1>(p) : filter<C, false, 1>(p);
 }
 
 } // namespace
 
-extern const LanesKernels<float> lanes_float{down_row<float>, up_row<float>, trust_row<float>};
-extern const LanesKernels<double> lanes_double{down_row<double>, up_row<double>, trust_row<double>};
+extern const LanesKernels<float> lanes_float{{load_channels<float, Half>, load_channels<float, BFloat16>,
+                                              load_channels<float, float>, load_channels<float, double>},
+                                             {store_channels<float, Half>, store_channels<float, BFloat16>,
+                                              store_channels<float, float>, store_channels<float, double>},
+                                             trust<float>,
+                                             descend_block<float>,
+                                             filter_block<float>};
+extern const LanesKernels<double> lanes_double{
+    {load_channels<double, Half>, load_channels<double, BFloat16>, load_channels<double, float>,
+     load_channels<double, double>},
+    {nullptr, nullptr, store_channels<double, float>, store_channels<double, double>},
+    trust<double>,
+    descend_block<double>,
+    filter_block<double>};
 
 } // namespace sgs::SGS_ISA
