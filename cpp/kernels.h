@@ -140,8 +140,9 @@ template <class C> struct LanesKernels {
     /// tile[i][l] = source[i * step + offsets[l]] for count positions and `lanes` planes; other lanes are 0.
     void (*load[4])(C* tile, const void* source, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
                     int lanes);
+    /// `next` elements from each position lies one that is stored soon.
     void (*store[4])(const C* tile, void* target, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
-                     int lanes);
+                     int lanes, std::int64_t next);
     /// (8) x becomes c x, c one number for each position, or with only_mask 0 where c is 0.
     void (*trust)(C* x, const C* c, std::int64_t count, bool only_mask);
     /// (4) downward: F of the last row of a block from F of the row above. May be in place.

@@ -14,6 +14,7 @@ constexpr std::int64_t kTask = 1 << 15;       // elements worth a turn
 constexpr std::int64_t kFewestPlanes = 12;    // worth filtering side by side
 constexpr std::int64_t kFewestTasks = 4;      // that keep threads busy, unless planes are small
 constexpr std::int64_t kSmallPlane = 1 << 15; // positions
+constexpr std::int64_t kPositionsAhead = 24;  // that are fetched where channels lie together
 
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     const std::int64_t row = p.width * kChannels * static_cast<std::int64_t>(sizeof(C));
@@ -26,14 +27,14 @@ template <class C> struct LanesScratch {
         : row(p.width * kChannels), down((rows + 1) * p.width), across(rows * (p.width + 1)),
           reciprocal(p.o.reciprocals.empty() ? 0 : rows * p.width), reciprocal_across(p.line ? rows * p.width : 0),
           trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + kGroupRows) * row),
-          sums(kGroupRows * row), below(row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
+          below(row), y(kGroupRows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
           ends((p.height + rows - 1) / rows * row) {}
     std::int64_t row;                                             // elements of a row of tiles
     Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
     Buffer<C> x, above;                                           // of a band: F above each of its blocks
-    Buffer<C> sums, below, residual;
-    Buffer<C> ends;                     // F above each band
-    std::int64_t group = -1, band = -1; // whose weights these are
+    Buffer<C> below, y, residual;                                 // of a block
+    Buffer<C> ends;                                               // F above each band
+    std::int64_t group = -1, band = -1;                           // whose weights these are
     bool cuts = false;
 };
 
@@ -46,56 +47,65 @@ template <class C> class Lanes {
     void filter(std::int64_t first, int lanes) {
         first_ = first;
         lanes_ = lanes;
-        find_offsets(x_, p_.o.x);
-        find_offsets(y_, p_.o.y);
+        find_offsets(x_offsets_, p_.o.x);
+        find_offsets(y_offsets_, p_.o.y);
         const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
         std::fill_n(s_.ends.get(), s_.row, C(0));
         for (std::int64_t band = 0; band + 1 < bands; ++band) {
             load_band(band, true);
-            descend(band, s_.x.get(), 0, s_.ends.get() + (band + 1) * s_.row);
+            descend(band, 0, s_.ends.get() + (band + 1) * s_.row);
         }
         std::fill_n(s_.below.get(), s_.row, C(0));
         for (std::int64_t band = bands - 1; band >= 0; --band) {
             load_band(band, false);
-            descend(band, s_.x.get(), s_.row, s_.above.get());
+            descend(band, s_.row, s_.above.get());
             ascend(band);
         }
     }
 
   private:
-    struct Operand {
-        const AnyView* view;
-        alignas(64) std::int64_t offsets[kChannels];
-        bool dense; // rows follow one another without a gap
+    struct Rows {
+        std::int64_t first, count; // within a band
     };
 
-    void find_offsets(Operand& operand, const AnyView& v) const {
-        operand.view = &v;
-        for (int l = 0; l < lanes_; ++l) operand.offsets[l] = p_.offset(v, first_ + l) - p_.offset(v, first_);
-        operand.dense = p_.row_stride(v) == p_.width * p_.column_stride(v);
+    void find_offsets(std::int64_t* offsets, const AnyView& v) const {
+        for (int l = 0; l < lanes_; ++l) offsets[l] = p_.offset(v, first_ + l) - p_.offset(v, first_);
     }
 
-    // run(tile, memory, positions) for whole rows of an operand.
+    // run(tile, memory, positions) for rows of an operand, all at once where they follow one another.
     template <class Tile, class Run>
-    void each_run(Tile* tile, const Operand& operand, std::int64_t first, std::int64_t rows, const Run& run) const {
-        const std::int64_t together = operand.dense ? rows : 1;
+    void each_run(Tile* tile, const AnyView& v, std::int64_t first, std::int64_t rows, const Run& run) const {
+        const bool dense = p_.row_stride(v) == p_.width * p_.column_stride(v);
+        const std::int64_t together = dense ? rows : 1;
         for (std::int64_t r = 0; r < rows; r += together)
-            run(tile + r * s_.row, p_.row(*operand.view, first_, first + r), together * p_.width);
+            run(tile + r * s_.row, p_.row(v, first_, first + r), together * p_.width);
     }
     void load(C* tile, std::int64_t first, std::int64_t rows) const {
-        const auto kernel = kernels<C>().lanes.load[static_cast<int>(x_.view->dtype)];
-        each_run(tile, x_, first, rows, [&](C* to, const void* from, std::int64_t count) {
-            kernel(to, from, count, p_.column_stride(*x_.view), x_.offsets, lanes_);
+        const AnyView& x = p_.o.x;
+        each_run(tile, x, first, rows, [&](C* to, const void* from, std::int64_t count) {
+            kernels<C>().lanes.load[static_cast<int>(x.dtype)](to, from, count, p_.column_stride(x), x_offsets_,
+                                                               lanes_);
         });
     }
     void store(const C* tile, std::int64_t first, std::int64_t rows) const {
-        const auto kernel = kernels<C>().lanes.store[static_cast<int>(y_.view->dtype)];
-        each_run(tile, y_, first, rows, [&](const C* from, void* to, std::int64_t count) {
-            kernel(from, to, count, p_.column_stride(*y_.view), y_.offsets, lanes_);
+        const AnyView& y = p_.o.y;
+        const std::int64_t step = p_.column_stride(y);
+        const std::int64_t next = std::abs(step) > 1 ? kPositionsAhead * step : -rows * p_.row_stride(y);
+        each_run(tile, y, first, rows, [&](const C* from, void* to, std::int64_t count) {
+            kernels<C>().lanes.store[static_cast<int>(y.dtype)](from, to, count, step, y_offsets_, lanes_, next);
         });
     }
+    void trust(C* tile, const Rows& rows, bool only_mask) const {
+        kernels<C>().lanes.trust(tile, s_.trust.get() + rows.first * p_.width, rows.count * p_.width, only_mask);
+    }
 
+    // Blocks of kGroupRows rows each, and of single rows at the end of a band.
     std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, p_.height - band * band_rows_); }
+    std::int64_t blocks(std::int64_t band) const { return rows_of(band) / kGroupRows + rows_of(band) % kGroupRows; }
+    Rows rows_of_block(std::int64_t band, std::int64_t k) const {
+        const std::int64_t whole = rows_of(band) / kGroupRows;
+        return k < whole ? Rows{k * kGroupRows, kGroupRows} : Rows{whole * kGroupRows + (k - whole), 1};
+    }
 
     // Weights of a band, supports and confidence too; only the vertical ones and the confidence for `leaving`.
     void load_band(std::int64_t band, bool leaving) {
@@ -122,70 +132,57 @@ template <class C> class Lanes {
         }
     }
 
-    // Rows of a band's blocks: kGroupRows each, and single ones at its end.
-    template <class Visit> void each_block(std::int64_t band, const Visit& visit) const {
-        const std::int64_t rows = rows_of(band);
-        for (std::int64_t r = 0; r < rows;) {
-            const std::int64_t count = r + kGroupRows <= rows ? kGroupRows : 1;
-            visit(r, count);
-            r += count;
-        }
-    }
-
-    LanesBlock<C> block(std::int64_t r, std::int64_t rows) const {
+    LanesBlock<C> block(const Rows& rows) const {
         LanesBlock<C> b{};
-        b.rows = rows;
+        b.rows = rows.count;
         b.width = p_.width;
-        b.x = s_.x.get() + r * s_.row;
-        b.down = s_.down.get() + r * p_.width;
+        b.x = s_.x.get() + rows.first * s_.row;
+        b.down = s_.down.get() + rows.first * p_.width;
         b.cuts = s_.cuts;
         return b;
     }
 
     // Loads a band and finds F of its rows: above each block, `stride` apart from block to block.
-    void descend(std::int64_t band, C* x, std::int64_t stride, C* above) {
-        C* at = above;
-        std::copy_n(s_.ends.get() + band * s_.row, s_.row, at);
-        each_block(band, [&](std::int64_t r, std::int64_t rows) {
+    void descend(std::int64_t band, std::int64_t stride, C* above) {
+        std::copy_n(s_.ends.get() + band * s_.row, s_.row, above);
+        for (std::int64_t k = 0; k < blocks(band); ++k) {
             cancel_.check(worker_);
-            load(x + r * s_.row, band * band_rows_ + r, rows);
-            if (p_.o.confidence)
-                kernels<C>().lanes.trust(x + r * s_.row, s_.trust.get() + r * p_.width, rows * p_.width, false);
-            LanesBlock<C> b = block(r, rows);
-            b.above = at;
-            at += stride;
-            kernels<C>().lanes.descend(b, at);
-        });
+            const Rows rows = rows_of_block(band, k);
+            C* const x = s_.x.get() + rows.first * s_.row;
+            load(x, band * band_rows_ + rows.first, rows.count);
+            if (p_.o.confidence) trust(x, rows, false);
+            LanesBlock<C> b = block(rows);
+            b.above = above;
+            above += stride;
+            kernels<C>().lanes.descend(b, above);
+        }
     }
 
     void ascend(std::int64_t band) {
-        std::int64_t blocks = 0;
-        each_block(band, [&](std::int64_t, std::int64_t) { ++blocks; });
-        const std::int64_t rows = rows_of(band), whole = rows / kGroupRows;
-        for (std::int64_t k = blocks - 1; k >= 0; --k) {
+        for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
             cancel_.check(worker_);
-            const std::int64_t r = k < whole ? k * kGroupRows : whole * kGroupRows + (k - whole);
-            const std::int64_t count = k < whole ? kGroupRows : 1, first = band * band_rows_ + r;
-            LanesBlock<C> b = block(r, count);
-            b.across = s_.across.get() + r * (p_.width + 1);
-            b.reciprocal = p_.o.reciprocals.empty() ? nullptr : s_.reciprocal.get() + r * p_.width;
-            b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + r * p_.width : nullptr;
+            const Rows rows = rows_of_block(band, k);
+            const std::int64_t at = rows.first * p_.width, first = band * band_rows_ + rows.first;
+            LanesBlock<C> b = block(rows);
+            b.across = s_.across.get() + rows.first + at;
+            b.reciprocal = p_.o.reciprocals.empty() ? nullptr : s_.reciprocal.get() + at;
+            b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
             b.below = s_.below.get();
-            b.y = s_.sums.get();
+            b.y = s_.y.get();
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
             b.supported_only = p_.o.confidence.has_value();
             if (p_.o.filter.residual) {
                 b.residual = b.x;
                 if (p_.o.confidence) { // x times confidence is not what the residual adds
-                    load(s_.residual.get(), first, count);
-                    kernels<C>().lanes.trust(s_.residual.get(), s_.trust.get() + r * p_.width, count * p_.width, true);
+                    load(s_.residual.get(), first, rows.count);
+                    trust(s_.residual.get(), rows, true);
                     b.residual = s_.residual.get();
                 }
             }
             kernels<C>().lanes.filter(b);
-            store(b.y, first, count);
+            store(b.y, first, rows.count);
         }
     }
 
@@ -196,7 +193,7 @@ template <class C> class Lanes {
     int worker_;
     std::int64_t first_ = 0; // plane
     int lanes_ = 0;
-    Operand x_, y_;
+    std::int64_t x_offsets_[kChannels], y_offsets_[kChannels];
 };
 
 } // namespace
@@ -208,19 +205,33 @@ template <class C> bool side_by_side(const PlaneSet<C>& p) {
            (channels_together || tasks >= kFewestTasks || p.height * p.width <= kSmallPlane);
 }
 
+// Channels of y, where they lie together, before the first that starts a line of memory: no two tasks write to one
+// line.
+template <class C> std::int64_t unaligned_channels(const PlaneSet<C>& p) {
+    constexpr std::uintptr_t line = 64;
+    const std::uintptr_t item = item_size(p.o.y.dtype);
+    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(p.o.y.data) % line;
+    if (p.plane_stride(p.o.y) != 1 || past % item != 0) return 0;
+    return static_cast<std::int64_t>((line - past) % line / item) % kChannels;
+}
+
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
-    const std::int64_t per_group = (p.group_size + kChannels - 1) / kChannels;
+    const std::int64_t head = std::min(unaligned_channels(p), p.group_size); // the first of a group are so many
+    const std::int64_t per_group = (head > 0 ? 1 : 0) + (p.group_size - head + kChannels - 1) / kChannels;
     const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, per_group);
     const std::int64_t parts = (per_group + together - 1) / together;
     const std::int64_t tasks = p.planes / p.group_size * parts, rows = band_rows(p);
     const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows);
     CancelFlag cancel(options);
+    const auto start = [&](std::int64_t k) {
+        const std::int64_t before = head > 0 ? kChannels - head : 0;
+        return std::clamp<std::int64_t>(k * kChannels - before, 0, p.group_size);
+    };
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
         Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
         const std::int64_t group = task / parts, from = task % parts * together;
         for (std::int64_t k = from; k < std::min(from + together, per_group); ++k)
-            lanes.filter(group * p.group_size + k * kChannels,
-                         static_cast<int>(std::min<std::int64_t>(kChannels, p.group_size - k * kChannels)));
+            lanes.filter(group * p.group_size + start(k), static_cast<int>(start(k + 1) - start(k)));
     });
 }
 

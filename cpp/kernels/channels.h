@@ -11,8 +11,26 @@
 namespace sgs::SGS_ISA {
 namespace {
 
+typedef std::uint16_t Bits16 __attribute__((vector_size(kWidth<float> * 2)));
+typedef std::uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
+
+template <class T> __attribute__((always_inline)) inline T read(const void* from) {
+    T v;
+    __builtin_memcpy(&v, from, sizeof v);
+    return v;
+}
+
 template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_widened(const S* from) {
     if constexpr (std::is_same_v<C, S>) return load_vector(from);
+    if constexpr (std::is_same_v<C, float> && std::is_same_v<S, BFloat16>)
+        return __builtin_bit_cast(Vec<C>, __builtin_convertvector(read<Bits16>(from), Bits32) << 16);
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>)
+        return __builtin_bit_cast(Vec<C>, _mm512_maskz_cvtph_ps(0xffff, read<__m256i>(from)));
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>)
+        return __builtin_bit_cast(Vec<C>, _mm256_cvtph_ps(read<__m128i>(from)));
+#endif
     C row[kWidth<C>];
     for (int i = 0; i < kWidth<C>; ++i) row[i] = static_cast<C>(widen(from[i]));
     return load_vector(row);
@@ -23,17 +41,52 @@ template <class C, class S> __attribute__((always_inline)) inline void store_nar
         store_vector(to, v);
         return;
     }
+    if constexpr (std::is_same_v<C, float> && std::is_same_v<S, BFloat16>) { // as narrow does
+        const Bits32 bits = __builtin_bit_cast(Bits32, v);
+        const Bits32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        const Bits16 result = __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40u, Bits16);
+        __builtin_memcpy(to, &result, sizeof result);
+        return;
+    }
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
+        const __m256i result = _mm512_maskz_cvtps_ph(0xffff, __builtin_bit_cast(__m512, v), _MM_FROUND_TO_NEAREST_INT);
+        __builtin_memcpy(to, &result, sizeof result);
+        return;
+    }
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
+        const __m128i result = _mm256_cvtps_ph(__builtin_bit_cast(__m256, v), _MM_FROUND_TO_NEAREST_INT);
+        __builtin_memcpy(to, &result, sizeof result);
+        return;
+    }
+#endif
     C row[kWidth<C>];
     store_vector(row, v);
     for (int i = 0; i < kWidth<C>; ++i) narrow(row[i], to[i]);
 }
 
-constexpr std::int64_t kAhead = 192; // positions that are fetched ahead
+constexpr std::int64_t kAhead = 192;         // positions of a plane that are fetched ahead
+constexpr std::int64_t kPositionsAhead = 24; // likewise where channels lie together
 
 inline bool lie_together(const std::int64_t* offsets, int lanes) {
     bool together = true;
     for (int l = 1; l < lanes; ++l) together &= offsets[l] == offsets[0] + l;
     return together;
+}
+
+// run(lanes) with a number of lanes that the compiler knows, where it is one of those that whole lines of memory leave.
+template <class Run> __attribute__((always_inline)) inline void with_lanes(int lanes, const Run& run) {
+    if (lanes == kChannels)
+        run(std::integral_constant<int, kChannels>{});
+    else if (lanes == 12)
+        run(std::integral_constant<int, 12>{});
+    else if (lanes == 8)
+        run(std::integral_constant<int, 8>{});
+    else if (lanes == 4)
+        run(std::integral_constant<int, 4>{});
+    else
+        run(lanes);
 }
 
 // visit(i) for positions i, i + n, ...: from `head` on, but for the first and the last, which overlap others.
@@ -59,14 +112,17 @@ template <class C, class S> void load_channels(C* __restrict tile, const void* s
     const S* from = static_cast<const S*>(source);
     if (lie_together(offsets, lanes)) {
         from += offsets[0];
-        if (lanes == kChannels)
-            for (std::int64_t i = 0; i < count; ++i)
-                for (int l = 0; l < kChannels; l += n)
-                    store_vector(tile + i * kChannels + l, load_widened<C>(from + i * step + l));
-        else
-            for (std::int64_t i = 0; i < count; ++i)
-                for (int l = 0; l < kChannels; ++l)
-                    tile[i * kChannels + l] = l < lanes ? static_cast<C>(widen(from[i * step + l])) : C(0);
+        with_lanes(lanes, [&](auto known) {
+            for (std::int64_t i = 0; i < count; ++i) {
+                const S* const position = from + i * step;
+                C* const row = tile + i * kChannels;
+                __builtin_prefetch(position + kPositionsAhead * step, 0, 2);
+                if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
+                    for (int l = 0; l < kChannels; l += n) store_vector(row + l, load_widened<C>(position + l));
+                else
+                    for (int l = 0; l < kChannels; ++l) row[l] = l < known ? static_cast<C>(widen(position[l])) : C(0);
+            }
+        });
         return;
     }
     if (step == 1 && count >= n) {
@@ -93,18 +149,23 @@ template <class C, class S> void load_channels(C* __restrict tile, const void* s
 }
 
 template <class C, class S> void store_channels(const C* __restrict tile, void* memory, std::int64_t count,
-                                                std::int64_t step, const std::int64_t* offsets, int lanes) {
+                                                std::int64_t step, const std::int64_t* offsets, int lanes,
+                                                std::int64_t next) {
     constexpr int n = kWidth<C>;
     S* to = static_cast<S*>(memory);
     if (lie_together(offsets, lanes)) {
         to += offsets[0];
-        if (lanes == kChannels)
-            for (std::int64_t i = 0; i < count; ++i)
-                for (int l = 0; l < kChannels; l += n)
-                    store_narrowed<C>(to + i * step + l, load_vector(tile + i * kChannels + l));
-        else
-            for (std::int64_t i = 0; i < count; ++i)
-                for (int l = 0; l < lanes; ++l) narrow(tile[i * kChannels + l], to[i * step + l]);
+        with_lanes(lanes, [&](auto known) {
+            for (std::int64_t i = 0; i < count; ++i) {
+                S* const position = to + i * step;
+                const C* const row = tile + i * kChannels;
+                __builtin_prefetch(position + next, 1, 2);
+                if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
+                    for (int l = 0; l < kChannels; l += n) store_narrowed<C>(position + l, load_vector(row + l));
+                else
+                    for (int l = 0; l < known; ++l) narrow(row[l], position[l]);
+            }
+        });
         return;
     }
     if (step == 1 && count >= n) {
@@ -120,7 +181,7 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
                 for (int k = 0; k < n; ++k) {
                     if (l + k >= lanes) break;
                     S* const target = plane[l + k] + i;
-                    __builtin_prefetch(target - count, 1, 2); // what is stored next
+                    __builtin_prefetch(target + next, 1, 2);
                     store_narrowed<C>(target, v[k]);
                 }
             }

@@ -107,18 +107,20 @@ template <class C> void trust(C* x, const C* c, std::int64_t count, bool only_ma
                 c[j] != C(0) ? (only_mask ? x[j * kChannels + l] : c[j] * x[j * kChannels + l]) : C(0);
 }
 
+// run(cuts, rows) with what the block has of both.
+template <class C, class Run> void choose(const LanesBlock<C>& p, const Run& run) {
+    using One = std::integral_constant<int, 1>;
+    using Group = std::integral_constant<int, kGroupRows>;
+    const auto with_cuts = [&](auto cuts) { p.rows == kGroupRows ? run(cuts, Group{}) : run(cuts, One{}); };
+    p.cuts ? with_cuts(std::true_type{}) : with_cuts(std::false_type{});
+}
+
 template <class C> void descend_block(const LanesBlock<C>& p, C* last) {
-    if (p.rows == kGroupRows)
-        p.cuts ? descend<C, true, kGroupRows>(p, last) : descend<C, false, kGroupRows>(p, last);
-    else
-        p.cuts ? descend<C, true, 1>(p, last) : descend<C, false, 1>(p, last);
+    choose(p, [&](auto cuts, auto rows) { descend<C, cuts(), rows()>(p, last); });
 }
 
 template <class C> void filter_block(const LanesBlock<C>& p) {
-    if (p.rows == kGroupRows)
-        p.cuts ? filter<C, true, kGroupRows>(p) : filter<C, false, kGroupRows>(p);
-    else
-        p.cuts ? filter<C, true, 1>(p) : filter<C, false, 1>(p);
+    choose(p, [&](auto cuts, auto rows) { filter<C, cuts(), rows()>(p); });
 }
 
 } // namespace

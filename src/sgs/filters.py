@@ -300,7 +300,9 @@ def tree_update(
 
 
 def _channels_first(a: Array, channel: int | None) -> Array:
-    return a[np.newaxis] if channel is None else np.moveaxis(a, channel, 0)
+    if channel is None:
+        return a[np.newaxis]
+    return a.transpose(channel, *range(channel), *range(channel + 1, a.ndim))  # moveaxis takes ten times as long
 
 
 def _as_values(a: Array, channel: int | None, heads: int) -> Array:
