@@ -145,8 +145,8 @@ template <class C> class Lanes {
     // Loads a band and finds F of its rows: above each block, `stride` apart from block to block.
     void descend(std::int64_t band, std::int64_t stride, C* above) {
         std::copy_n(s_.ends.get() + band * s_.row, s_.row, above);
+        cancel_.check(worker_);
         for (std::int64_t k = 0; k < blocks(band); ++k) {
-            cancel_.check(worker_);
             const Rows rows = rows_of_block(band, k);
             C* const x = s_.x.get() + rows.first * s_.row;
             load(x, band * band_rows_ + rows.first, rows.count);
@@ -160,7 +160,6 @@ template <class C> class Lanes {
 
     void ascend(std::int64_t band) {
         for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
-            cancel_.check(worker_);
             const Rows rows = rows_of_block(band, k);
             const std::int64_t at = rows.first * p_.width, first = band * band_rows_ + rows.first;
             LanesBlock<C> b = block(rows);
