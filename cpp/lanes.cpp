@@ -7,7 +7,7 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kWhole = 3 << 18;      // bytes of kChannels planes: larger ones are cut into bands
+constexpr std::int64_t kWhole = 5 << 18;      // bytes of kChannels planes: larger ones are cut into bands
 constexpr std::int64_t kBand = 1 << 19;       // bytes of a band then
 constexpr std::int64_t kFewestRows = 16;      // of a band: what flows between bands is kept
 constexpr std::int64_t kTask = 1 << 15;       // elements worth a turn
@@ -38,17 +38,50 @@ template <class C> struct LanesScratch {
     bool cuts = false;
 };
 
-// kChannels planes of a group, or what is left of it.
+// Planes of a group: `near` of them from the first, then `far` of its last.
+struct Part {
+    std::int64_t first; // plane
+    int near, far;
+};
+
+// How groups are cut into parts of kChannels planes, so that no two parts write to one line of memory: where channels
+// lie together, the first of them that end a line are taken with the last, which do not fill one.
+template <class C> class Parts {
+  public:
+    explicit Parts(const PlaneSet<C>& p) : size_(p.group_size) {
+        constexpr std::uintptr_t line = 64;
+        const std::uintptr_t item = item_size(p.o.y.dtype);
+        const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(p.o.y.data) % line;
+        if (p.plane_stride(p.o.y) == 1 && past % item == 0)
+            head_ = std::min(static_cast<std::int64_t>((line - past) % line / item) % kChannels, size_);
+        tail_ = (size_ - head_) % kChannels;
+        joined_ = head_ + tail_ <= kChannels;
+        count_ = (size_ - head_) / kChannels + (head_ + tail_ > 0 ? 1 : 0) + (joined_ ? 0 : 1);
+    }
+    /// Of a group.
+    std::int64_t count() const { return count_; }
+    Part get(std::int64_t group, std::int64_t k) const {
+        const std::int64_t first = group * size_, ends = head_ + tail_ > 0 ? 1 : 0;
+        if (k < ends) return {first, static_cast<int>(head_), joined_ ? static_cast<int>(tail_) : 0};
+        const std::int64_t start = head_ + (k - ends) * kChannels;
+        return {first + start, static_cast<int>(std::min<std::int64_t>(kChannels, size_ - start)), 0};
+    }
+
+  private:
+    std::int64_t size_, head_ = 0, tail_, count_;
+    bool joined_;
+};
+
 template <class C> class Lanes {
   public:
     Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker)
         : p_(p), s_(s), band_rows_(rows), cancel_(cancel), worker_(worker) {}
 
-    void filter(std::int64_t first, int lanes) {
-        first_ = first;
-        lanes_ = lanes;
-        find_offsets(x_offsets_, p_.o.x);
-        find_offsets(y_offsets_, p_.o.y);
+    void filter(const Part& part) {
+        first_ = part.first;
+        lanes_ = part.near + part.far;
+        find_offsets(x_offsets_, p_.o.x, part);
+        find_offsets(y_offsets_, p_.o.y, part);
         const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
         std::fill_n(s_.ends.get(), s_.row, C(0));
         for (std::int64_t band = 0; band + 1 < bands; ++band) {
@@ -68,8 +101,11 @@ template <class C> class Lanes {
         std::int64_t first, count; // within a band
     };
 
-    void find_offsets(std::int64_t* offsets, const AnyView& v) const {
-        for (int l = 0; l < lanes_; ++l) offsets[l] = p_.offset(v, first_ + l) - p_.offset(v, first_);
+    void find_offsets(std::int64_t* offsets, const AnyView& v, const Part& part) const {
+        for (int l = 0; l < lanes_; ++l) {
+            const std::int64_t plane = part.first + (l < part.near ? l : p_.group_size - lanes_ + l);
+            offsets[l] = p_.offset(v, plane) - p_.offset(v, part.first);
+        }
     }
 
     // run(tile, memory, positions) for rows of an operand, all at once where they follow one another.
@@ -204,33 +240,18 @@ template <class C> bool side_by_side(const PlaneSet<C>& p) {
            (channels_together || tasks >= kFewestTasks || p.height * p.width <= kSmallPlane);
 }
 
-// Channels of y, where they lie together, before the first that starts a line of memory: no two tasks write to one
-// line.
-template <class C> std::int64_t unaligned_channels(const PlaneSet<C>& p) {
-    constexpr std::uintptr_t line = 64;
-    const std::uintptr_t item = item_size(p.o.y.dtype);
-    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(p.o.y.data) % line;
-    if (p.plane_stride(p.o.y) != 1 || past % item != 0) return 0;
-    return static_cast<std::int64_t>((line - past) % line / item) % kChannels;
-}
-
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
-    const std::int64_t head = std::min(unaligned_channels(p), p.group_size); // the first of a group are so many
-    const std::int64_t per_group = (head > 0 ? 1 : 0) + (p.group_size - head + kChannels - 1) / kChannels;
-    const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, per_group);
-    const std::int64_t parts = (per_group + together - 1) / together;
-    const std::int64_t tasks = p.planes / p.group_size * parts, rows = band_rows(p);
+    const Parts<C> parts(p);
+    const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.count());
+    const std::int64_t per_group = (parts.count() + together - 1) / together;
+    const std::int64_t tasks = p.planes / p.group_size * per_group, rows = band_rows(p);
     const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows);
     CancelFlag cancel(options);
-    const auto start = [&](std::int64_t k) {
-        const std::int64_t before = head > 0 ? kChannels - head : 0;
-        return std::clamp<std::int64_t>(k * kChannels - before, 0, p.group_size);
-    };
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
         Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
-        const std::int64_t group = task / parts, from = task % parts * together;
-        for (std::int64_t k = from; k < std::min(from + together, per_group); ++k)
-            lanes.filter(group * p.group_size + start(k), static_cast<int>(start(k + 1) - start(k)));
+        const std::int64_t group = task / per_group, from = task % per_group * together;
+        for (std::int64_t k = from; k < std::min(from + together, parts.count()); ++k)
+            lanes.filter(parts.get(group, k));
     });
 }
 

@@ -69,10 +69,16 @@ template <class C, class S> __attribute__((always_inline)) inline void store_nar
 constexpr std::int64_t kAhead = 192;         // positions of a plane that are fetched ahead
 constexpr std::int64_t kPositionsAhead = 24; // likewise where channels lie together
 
-inline bool lie_together(const std::int64_t* offsets, int lanes) {
-    bool together = true;
-    for (int l = 1; l < lanes; ++l) together &= offsets[l] == offsets[0] + l;
-    return together;
+inline bool lie_together(const std::int64_t* offsets, int lanes) { return lanes > 1 && offsets[1] == offsets[0] + 1; }
+
+// visit(first lane, lanes) for lanes that follow one another in memory.
+template <class Visit>
+__attribute__((always_inline)) inline void each_run(const std::int64_t* offsets, int lanes, const Visit& visit) {
+    for (int l = 0, end; l < lanes; l = end) {
+        end = l + 1;
+        while (end < lanes && offsets[end] == offsets[end - 1] + 1) ++end;
+        visit(l, end - l);
+    }
 }
 
 // run(lanes) with a number of lanes that the compiler knows, where it is one of those that whole lines of memory leave.
@@ -111,17 +117,19 @@ template <class C, class S> void load_channels(C* __restrict tile, const void* s
     constexpr int n = kWidth<C>;
     const S* from = static_cast<const S*>(source);
     if (lie_together(offsets, lanes)) {
-        from += offsets[0];
-        with_lanes(lanes, [&](auto known) {
-            for (std::int64_t i = 0; i < count; ++i) {
-                const S* const position = from + i * step;
-                C* const row = tile + i * kChannels;
-                __builtin_prefetch(position + kPositionsAhead * step, 0, 2);
-                if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
-                    for (int l = 0; l < kChannels; l += n) store_vector(row + l, load_widened<C>(position + l));
-                else
-                    for (int l = 0; l < kChannels; ++l) row[l] = l < known ? static_cast<C>(widen(position[l])) : C(0);
-            }
+        if (lanes < kChannels) std::fill_n(tile, count * kChannels, C(0));
+        each_run(offsets, lanes, [&](int first, int length) {
+            with_lanes(length, [&](auto known) {
+                for (std::int64_t i = 0; i < count; ++i) {
+                    const S* const position = from + i * step + offsets[first];
+                    C* const row = tile + i * kChannels + first;
+                    __builtin_prefetch(position + kPositionsAhead * step, 0, 2);
+                    if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
+                        for (int l = 0; l < kChannels; l += n) store_vector(row + l, load_widened<C>(position + l));
+                    else
+                        for (int l = 0; l < known; ++l) row[l] = static_cast<C>(widen(position[l]));
+                }
+            });
         });
         return;
     }
@@ -154,17 +162,18 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
     constexpr int n = kWidth<C>;
     S* to = static_cast<S*>(memory);
     if (lie_together(offsets, lanes)) {
-        to += offsets[0];
-        with_lanes(lanes, [&](auto known) {
-            for (std::int64_t i = 0; i < count; ++i) {
-                S* const position = to + i * step;
-                const C* const row = tile + i * kChannels;
-                __builtin_prefetch(position + next, 1, 2);
-                if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
-                    for (int l = 0; l < kChannels; l += n) store_narrowed<C>(position + l, load_vector(row + l));
-                else
-                    for (int l = 0; l < known; ++l) narrow(row[l], position[l]);
-            }
+        each_run(offsets, lanes, [&](int first, int length) {
+            with_lanes(length, [&](auto known) {
+                for (std::int64_t i = 0; i < count; ++i) {
+                    S* const position = to + i * step + offsets[first];
+                    const C* const row = tile + i * kChannels + first;
+                    __builtin_prefetch(position + next, 1, 2);
+                    if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
+                        for (int l = 0; l < kChannels; l += n) store_narrowed<C>(position + l, load_vector(row + l));
+                    else
+                        for (int l = 0; l < known; ++l) narrow(row[l], position[l]);
+                }
+            });
         });
         return;
     }
