@@ -120,7 +120,7 @@ constexpr int kGroupRows = 4; // rows of positions that are filtered together
 /// A few rows of positions of kChannels planes that share their weights: tiles [rows][width][kChannels], and one number
 /// for each position.
 template <class C> struct LanesBlock {
-    std::int64_t rows, width;   // rows: 1 or kGroupRows
+    std::int64_t rows, width;   // rows: 1 to kGroupRows
     const C* x;                 // tile [rows][width]
     const C* down;              // [rows + 1][width], row i the weights that enter row i from above
     const C* across;            // [rows][width + 1], those that enter each position from the left; 0 at both ends

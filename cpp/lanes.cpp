@@ -7,14 +7,15 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kWhole = 5 << 18;      // bytes of kChannels planes: larger ones are cut into bands
-constexpr std::int64_t kBand = 1 << 19;       // bytes of a band then
-constexpr std::int64_t kFewestRows = 16;      // of a band: what flows between bands is kept
-constexpr std::int64_t kTask = 1 << 15;       // elements worth a turn
-constexpr std::int64_t kFewestPlanes = 12;    // worth filtering side by side
-constexpr std::int64_t kFewestTasks = 4;      // that keep threads busy, unless planes are small
-constexpr std::int64_t kSmallPlane = 1 << 15; // positions
-constexpr std::int64_t kPositionsAhead = 24;  // that are fetched where channels lie together
+constexpr std::int64_t kWhole = 5 << 18;        // bytes of kChannels planes: larger ones are cut into bands
+constexpr std::int64_t kBand = 1 << 19;         // bytes of a band then
+constexpr std::int64_t kFewestRows = 16;        // of a band: what flows between bands is kept
+constexpr std::int64_t kSmallPlane = 1 << 9;    // positions: rows too short for whole vectors
+constexpr std::int64_t kTask = 1 << 15;         // elements worth a turn
+constexpr std::int64_t kFewestPlanes = 12;      // worth filtering side by side
+constexpr std::int64_t kFewestTasks = 4;        // that keep threads busy, unless planes are small
+constexpr std::int64_t kFewPositions = 1 << 15; // of planes that need not keep threads busy
+constexpr std::int64_t kPositionsAhead = 24;    // that are fetched where channels lie together
 
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     const std::int64_t row = p.width * kChannels * static_cast<std::int64_t>(sizeof(C));
@@ -24,12 +25,14 @@ template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
 
 template <class C> struct LanesScratch {
     LanesScratch(const PlaneSet<C>& p, std::int64_t rows)
-        : row(p.width * kChannels), down((rows + 1) * p.width), across(rows * (p.width + 1)),
+        : row(p.width * kChannels), y_rows(p.height * p.width <= kSmallPlane ? p.height : kGroupRows),
+          down((rows + 1) * p.width), across(rows * (p.width + 1)),
           reciprocal(p.o.reciprocals.empty() ? 0 : rows * p.width), reciprocal_across(p.line ? rows * p.width : 0),
-          trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + kGroupRows) * row),
-          below(row), y(kGroupRows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
+          trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + 2) * row), below(row),
+          y(y_rows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
           ends((p.height + rows - 1) / rows * row) {}
     std::int64_t row;                                             // elements of a row of tiles
+    std::int64_t y_rows;                                          // that are stored together: all of a small plane
     Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
     Buffer<C> x, above;                                           // of a band: F above each of its blocks
     Buffer<C> below, y, residual;                                 // of a block
@@ -135,12 +138,10 @@ template <class C> class Lanes {
         kernels<C>().lanes.trust(tile, s_.trust.get() + rows.first * p_.width, rows.count * p_.width, only_mask);
     }
 
-    // Blocks of kGroupRows rows each, and of single rows at the end of a band.
     std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, p_.height - band * band_rows_); }
-    std::int64_t blocks(std::int64_t band) const { return rows_of(band) / kGroupRows + rows_of(band) % kGroupRows; }
+    std::int64_t blocks(std::int64_t band) const { return (rows_of(band) + kGroupRows - 1) / kGroupRows; }
     Rows rows_of_block(std::int64_t band, std::int64_t k) const {
-        const std::int64_t whole = rows_of(band) / kGroupRows;
-        return k < whole ? Rows{k * kGroupRows, kGroupRows} : Rows{whole * kGroupRows + (k - whole), 1};
+        return {k * kGroupRows, std::min<std::int64_t>(kGroupRows, rows_of(band) - k * kGroupRows)};
     }
 
     // Weights of a band, supports and confidence too; only the vertical ones and the confidence for `leaving`.
@@ -182,10 +183,12 @@ template <class C> class Lanes {
     void descend(std::int64_t band, std::int64_t stride, C* above) {
         std::copy_n(s_.ends.get() + band * s_.row, s_.row, above);
         cancel_.check(worker_);
+        const bool at_once = s_.y_rows == p_.height;
+        if (at_once) load(s_.x.get(), 0, p_.height);
         for (std::int64_t k = 0; k < blocks(band); ++k) {
             const Rows rows = rows_of_block(band, k);
             C* const x = s_.x.get() + rows.first * s_.row;
-            load(x, band * band_rows_ + rows.first, rows.count);
+            if (!at_once) load(x, band * band_rows_ + rows.first, rows.count);
             if (p_.o.confidence) trust(x, rows, false);
             LanesBlock<C> b = block(rows);
             b.above = above;
@@ -195,6 +198,7 @@ template <class C> class Lanes {
     }
 
     void ascend(std::int64_t band) {
+        const bool at_once = s_.y_rows == p_.height;
         for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
             const Rows rows = rows_of_block(band, k);
             const std::int64_t at = rows.first * p_.width, first = band * band_rows_ + rows.first;
@@ -204,7 +208,7 @@ template <class C> class Lanes {
             b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
             b.below = s_.below.get();
-            b.y = s_.y.get();
+            b.y = s_.y.get() + (at_once ? rows.first * s_.row : 0);
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
             b.supported_only = p_.o.confidence.has_value();
@@ -217,8 +221,9 @@ template <class C> class Lanes {
                 }
             }
             kernels<C>().lanes.filter(b);
-            store(b.y, first, rows.count);
+            if (!at_once) store(b.y, first, rows.count);
         }
+        if (at_once) store(s_.y.get(), 0, p_.height);
     }
 
     const PlaneSet<C>& p_;
@@ -237,7 +242,7 @@ template <class C> bool side_by_side(const PlaneSet<C>& p) {
     const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
     const std::int64_t tasks = p.planes / p.group_size * ((p.group_size + kChannels - 1) / kChannels);
     return p.group_size >= kFewestPlanes &&
-           (channels_together || tasks >= kFewestTasks || p.height * p.width <= kSmallPlane);
+           (channels_together || tasks >= kFewestTasks || p.height * p.width <= kFewPositions);
 }
 
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {

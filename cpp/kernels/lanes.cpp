@@ -108,11 +108,12 @@ template <class C> void trust(C* x, const C* c, std::int64_t count, bool only_ma
 }
 
 // run(cuts, rows) with what the block has of both.
-template <class C, class Run> void choose(const LanesBlock<C>& p, const Run& run) {
-    using One = std::integral_constant<int, 1>;
-    using Group = std::integral_constant<int, kGroupRows>;
-    const auto with_cuts = [&](auto cuts) { p.rows == kGroupRows ? run(cuts, Group{}) : run(cuts, One{}); };
-    p.cuts ? with_cuts(std::true_type{}) : with_cuts(std::false_type{});
+template <int rows = kGroupRows, class C, class Run> void choose(const LanesBlock<C>& p, const Run& run) {
+    using Rows = std::integral_constant<int, rows>;
+    if (p.rows == rows)
+        p.cuts ? run(std::true_type{}, Rows{}) : run(std::false_type{}, Rows{});
+    else if constexpr (rows > 1)
+        choose<rows - 1>(p, run);
 }
 
 template <class C> void descend_block(const LanesBlock<C>& p, C* last) {
