@@ -147,6 +147,10 @@ template <class C> struct LanesKernels {
     void (*trust)(C* x, const C* c, std::int64_t count, bool only_mask);
     /// (4) downward: F of the last row of a block from F of the row above. May be in place.
     void (*descend)(const LanesBlock<C>& block, C* last);
+    /// (4) upward: B of the first row from B of the row below. May be in place.
+    void (*climb)(const LanesBlock<C>& block, C* first);
+    /// next += through times carry, where there is a way through; one number `through` for each position.
+    void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count);
     /// (7) of a block: both line filters, normalisation and residual.
     void (*filter)(const LanesBlock<C>& block);
 };

@@ -7,15 +7,15 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kWhole = 5 << 18;        // bytes of kChannels planes: larger ones are cut into bands
-constexpr std::int64_t kBand = 1 << 19;         // bytes of a band then
-constexpr std::int64_t kFewestRows = 16;        // of a band: what flows between bands is kept
-constexpr std::int64_t kSmallPlane = 1 << 9;    // positions: rows too short for whole vectors
-constexpr std::int64_t kTask = 1 << 15;         // elements worth a turn
-constexpr std::int64_t kFewestPlanes = 12;      // worth filtering side by side
-constexpr std::int64_t kFewestTasks = 4;        // that keep threads busy, unless planes are small
-constexpr std::int64_t kFewPositions = 1 << 15; // of planes that need not keep threads busy
-constexpr std::int64_t kPositionsAhead = 24;    // that are fetched where channels lie together
+constexpr std::int64_t kWhole = 5 << 18;     // bytes of kChannels planes: larger ones are cut into bands
+constexpr std::int64_t kBand = 1 << 19;      // bytes of a band then
+constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept
+constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
+constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
+constexpr std::int64_t kFewestPlanes = 12;   // worth filtering side by side
+constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy, unless planes are small
+constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
+constexpr std::int64_t kPositionsAhead = 24; // that are fetched where channels lie together
 
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     const std::int64_t row = p.width * kChannels * static_cast<std::int64_t>(sizeof(C));
@@ -24,13 +24,12 @@ template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
 }
 
 template <class C> struct LanesScratch {
-    LanesScratch(const PlaneSet<C>& p, std::int64_t rows)
+    LanesScratch(const PlaneSet<C>& p, std::int64_t rows, std::int64_t bands)
         : row(p.width * kChannels), y_rows(p.height * p.width <= kSmallPlane ? p.height : kGroupRows),
           down((rows + 1) * p.width), across(rows * (p.width + 1)),
           reciprocal(p.o.reciprocals.empty() ? 0 : rows * p.width), reciprocal_across(p.line ? rows * p.width : 0),
           trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + 2) * row), below(row),
-          y(y_rows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
-          ends((p.height + rows - 1) / rows * row) {}
+          y(y_rows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0), ends(bands * row) {}
     std::int64_t row;                                             // elements of a row of tiles
     std::int64_t y_rows;                                          // that are stored together: all of a small plane
     Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
@@ -80,23 +79,54 @@ template <class C> class Lanes {
     Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker)
         : p_(p), s_(s), band_rows_(rows), cancel_(cancel), worker_(worker) {}
 
-    void filter(const Part& part) {
+    void enter(const Part& part) {
         first_ = part.first;
         lanes_ = part.near + part.far;
         find_offsets(x_offsets_, p_.o.x, part);
         find_offsets(y_offsets_, p_.o.y, part);
+    }
+
+    /// All bands of the part in turn.
+    void filter_whole() {
         const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
-        std::fill_n(s_.ends.get(), s_.row, C(0));
+        const auto above = [&](std::int64_t band) { return s_.ends.get() + band * s_.row; };
+        std::fill_n(above(0), s_.row, C(0));
         for (std::int64_t band = 0; band + 1 < bands; ++band) {
             load_band(band, true);
-            descend(band, 0, s_.ends.get() + (band + 1) * s_.row);
+            std::copy_n(above(band), s_.row, above(band + 1));
+            descend(band, 0, above(band + 1));
         }
         std::fill_n(s_.below.get(), s_.row, C(0));
-        for (std::int64_t band = bands - 1; band >= 0; --band) {
-            load_band(band, false);
-            descend(band, s_.row, s_.above.get());
-            ascend(band);
+        for (std::int64_t band = bands - 1; band >= 0; --band) filter_band(band, above(band), s_.below.get());
+    }
+
+    /// A band, with F of the row above it; below, B of the row below it, becomes B of its first row.
+    void filter_band(std::int64_t band, const C* above, C* below) {
+        load_band(band, false);
+        std::copy_n(above, s_.row, s_.above.get());
+        descend(band, s_.row, s_.above.get());
+        ascend(band, below);
+    }
+
+    /// F of the last row and B of the first of a band by itself, and what F and B are multiplied by on their way
+    /// through it.
+    void find_ends(std::int64_t band, C* last, C* first, double* downward, double* upward) {
+        load_band(band, true);
+        std::fill_n(last, s_.row, C(0));
+        descend(band, 0, last);
+        std::fill_n(first, s_.row, C(0));
+        for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
+            LanesBlock<C> b = block(rows_of_block(band, k));
+            b.below = first;
+            kernels<C>().lanes.climb(b, first);
         }
+        PlaneBlock<C> weights{};
+        weights.rows = rows_of(band);
+        weights.width = weights.pitch = p_.width;
+        weights.down = s_.down.get();
+        kernels<C>().plane.products(weights, true, upward); // of the edges that leave the rows
+        weights.down -= p_.width;
+        kernels<C>().plane.products(weights, true, downward); // that enter them
     }
 
   private:
@@ -179,9 +209,8 @@ template <class C> class Lanes {
         return b;
     }
 
-    // Loads a band and finds F of its rows: above each block, `stride` apart from block to block.
+    // Loads a band and finds F of its rows: from `above` it, above each block, `stride` apart from block to block.
     void descend(std::int64_t band, std::int64_t stride, C* above) {
-        std::copy_n(s_.ends.get() + band * s_.row, s_.row, above);
         cancel_.check(worker_);
         const bool at_once = s_.y_rows == p_.height;
         if (at_once) load(s_.x.get(), 0, p_.height);
@@ -197,7 +226,7 @@ template <class C> class Lanes {
         }
     }
 
-    void ascend(std::int64_t band) {
+    void ascend(std::int64_t band, C* below) {
         const bool at_once = s_.y_rows == p_.height;
         for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
             const Rows rows = rows_of_block(band, k);
@@ -207,7 +236,7 @@ template <class C> class Lanes {
             b.reciprocal = p_.o.reciprocals.empty() ? nullptr : s_.reciprocal.get() + at;
             b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
-            b.below = s_.below.get();
+            b.below = below;
             b.y = s_.y.get() + (at_once ? rows.first * s_.row : 0);
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
@@ -238,25 +267,73 @@ template <class C> class Lanes {
 
 } // namespace
 
-template <class C> bool side_by_side(const PlaneSet<C>& p) {
-    const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
-    const std::int64_t tasks = p.planes / p.group_size * ((p.group_size + kChannels - 1) / kChannels);
-    return p.group_size >= kFewestPlanes &&
-           (channels_together || tasks >= kFewestTasks || p.height * p.width <= kFewPositions);
+template <class C> bool side_by_side(const PlaneSet<C>& p) { return p.group_size >= kFewestPlanes; }
+
+namespace {
+
+// Few parts: their bands keep threads busy, once what flows between these is known.
+template <class C>
+void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows, const Options& options) {
+    const std::int64_t bands = (p.height + rows - 1) / rows, row = p.width * kChannels;
+    const std::int64_t count = p.planes / p.group_size * parts.count();
+    const std::int64_t together = std::clamp<std::int64_t>(kBandsTogether / bands, 1, count);
+    const PerWorker<LanesScratch<C>> scratch(together * bands, options, p, rows, 0);
+    CancelFlag cancel(options);
+    // For each part F above each band and the last, and B below each and the first.
+    const Buffer<C> above(together * (bands + 1) * row), below(together * (bands + 1) * row);
+    const Buffer<double> downward(together * bands * p.width), upward(together * bands * p.width);
+    for (std::int64_t start = 0; start < count; start += together) {
+        const std::int64_t now = std::min(together, count - start);
+        const auto each_band = [&](const auto& run) {
+            parallel_for(now * bands, options, [&](std::int64_t task, int worker) {
+                const std::int64_t part = task / bands, band = task % bands;
+                Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
+                lanes.enter(parts.get((start + part) / parts.count(), (start + part) % parts.count()));
+                const std::int64_t at = (part * (bands + 1) + band) * row;
+                run(lanes, band, above.get() + at, below.get() + at, task * p.width);
+            });
+        };
+        each_band([&](Lanes<C>& lanes, std::int64_t band, C* into, C* first, std::int64_t at) {
+            lanes.find_ends(band, into + row, first, downward.get() + at, upward.get() + at);
+        });
+        parallel_for(now, options, [&](std::int64_t part, int) {
+            C* const f = above.get() + part * (bands + 1) * row;
+            C* const b = below.get() + part * (bands + 1) * row;
+            std::fill_n(f, row, C(0));
+            std::fill_n(b + bands * row, row, C(0));
+            const auto pass_on = kernels<C>().lanes.pass_on;
+            for (std::int64_t k = 0; k < bands; ++k)
+                pass_on(f + (k + 1) * row, downward.get() + (part * bands + k) * p.width, f + k * row, p.width);
+            for (std::int64_t k = bands - 1; k >= 0; --k)
+                pass_on(b + k * row, upward.get() + (part * bands + k) * p.width, b + (k + 1) * row, p.width);
+        });
+        each_band([&](Lanes<C>& lanes, std::int64_t band, const C* into, C* first, std::int64_t) {
+            lanes.filter_band(band, into, first + row);
+        });
+    }
 }
+
+} // namespace
 
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
     const Parts<C> parts(p);
+    const std::int64_t rows = band_rows(p), count = p.planes / p.group_size * parts.count();
+    if (count < kFewestTasks && p.height > rows) {
+        filter_bands(p, parts, rows, options);
+        return;
+    }
     const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.count());
     const std::int64_t per_group = (parts.count() + together - 1) / together;
-    const std::int64_t tasks = p.planes / p.group_size * per_group, rows = band_rows(p);
-    const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows);
+    const std::int64_t tasks = p.planes / p.group_size * per_group;
+    const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows, (p.height + rows - 1) / rows);
     CancelFlag cancel(options);
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
         Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
         const std::int64_t group = task / per_group, from = task % per_group * together;
-        for (std::int64_t k = from; k < std::min(from + together, parts.count()); ++k)
-            lanes.filter(parts.get(group, k));
+        for (std::int64_t k = from; k < std::min(from + together, parts.count()); ++k) {
+            lanes.enter(parts.get(group, k));
+            lanes.filter_whole();
+        }
     });
 }
 

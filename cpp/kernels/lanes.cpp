@@ -1,5 +1,6 @@
 // Both axes of kChannels planes side by side: all planes share a position's weights, which are single numbers here, and
 // both line filters are steps from one row of a tile to another.
+#include "../step.h"
 #include "channels.h"
 
 namespace sgs::SGS_ISA {
@@ -21,6 +22,28 @@ template <class C, bool cuts, int rows> void descend(const LanesBlock<C>& p, C* 
             for (int r = 0; r < rows; ++r)
                 f = load_vector(x + (r * width + j) * kChannels + l) + over<cuts>(down[r * width + j], f);
             store_vector(last + j * kChannels + l, f);
+        }
+}
+
+template <class C, bool cuts, int rows> void climb(const LanesBlock<C>& p, C* first) {
+    const C *x = p.x, *down = p.down, *below = p.below;
+    const std::int64_t width = p.width;
+    for (std::int64_t j = 0; j < width; ++j)
+        for (int l = 0; l < kChannels; l += kWidth<C>) {
+            Vec<C> b = load_vector(below + j * kChannels + l);
+            for (int r = rows - 1; r >= 0; --r)
+                b = load_vector(x + (r * width + j) * kChannels + l) + over<cuts>(down[(r + 1) * width + j], b);
+            store_vector(first + j * kChannels + l, b);
+        }
+}
+
+template <class C>
+void pass_on(C* __restrict next, const double* __restrict through, const C* __restrict carry, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j)
+        for (int l = 0; l < kChannels; ++l) {
+            C& to = next[j * kChannels + l];
+            to = static_cast<C>(
+                step(static_cast<double>(to), through[j], static_cast<double>(carry[j * kChannels + l])));
         }
 }
 
@@ -120,6 +143,10 @@ template <class C> void descend_block(const LanesBlock<C>& p, C* last) {
     choose(p, [&](auto cuts, auto rows) { descend<C, cuts(), rows()>(p, last); });
 }
 
+template <class C> void climb_block(const LanesBlock<C>& p, C* first) {
+    choose(p, [&](auto cuts, auto rows) { climb<C, cuts(), rows()>(p, first); });
+}
+
 template <class C> void filter_block(const LanesBlock<C>& p) {
     choose(p, [&](auto cuts, auto rows) { filter<C, cuts(), rows()>(p); });
 }
@@ -132,6 +159,8 @@ extern const LanesKernels<float> lanes_float{{load_channels<float, Half>, load_c
                                               store_channels<float, float>, store_channels<float, double>},
                                              trust<float>,
                                              descend_block<float>,
+                                             climb_block<float>,
+                                             pass_on<float>,
                                              filter_block<float>};
 extern const LanesKernels<double> lanes_double{
     {load_channels<double, Half>, load_channels<double, BFloat16>, load_channels<double, float>,
@@ -139,6 +168,8 @@ extern const LanesKernels<double> lanes_double{
     {nullptr, nullptr, store_channels<double, float>, store_channels<double, double>},
     trust<double>,
     descend_block<double>,
+    climb_block<double>,
+    pass_on<double>,
     filter_block<double>};
 
 } // namespace sgs::SGS_ISA
