@@ -163,6 +163,52 @@ template <class C> struct BackwardKernels {
     void (*difference_gradient[3])(C* g_bar, const C* g, const C* factor, std::int64_t steps);
 };
 
+constexpr int kGradientLanes = 16; // planes that share their weights, side by side: the channels of one position
+constexpr int kGradientRows = 8;   // rows that are differentiated together
+
+/// Rows of up to kGradientLanes planes in memory, strides in elements.
+struct GradientPlanes {
+    void* data;
+    std::int64_t row_stride, column_stride;
+    const std::int64_t* offsets; // of each plane
+    int lanes;
+};
+
+/// A block of rows of planes that lie side by side: every position is kGradientLanes values, and has one number for
+/// each kind of weight.
+template <class C> struct GradientBlock {
+    std::int64_t rows, width, pitch; // pitch: positions from row to row of x, z and terms
+    const C* x;                      // [kGradientRows][pitch], 0 beyond rows
+    const C* z;                      // likewise: what flows back
+    const C* down;                   // [kGradientRows + 1][width], row i the weights that enter row i
+    const C* across;                 // [rows][width + 1], those that enter column j; 0 at both ends
+    C *above_x, *above_z;            // [width] F of the row above; left as the next block needs it
+    const C *below_x, *below_z;      // [width] B of the row below
+    C *terms_x, *terms_z;            // [kGradientRows][pitch]; terms_z becomes the derivative
+    C centres;                       // how often the centre counts in it
+    C *across_sums, *down_sums;      // [rows][width] += derivative by the edge that leaves each position; or null
+    C* support_sums;                 // [rows][width] += sum of z times the line filters of x; or null
+    C* columns;                      // scratch, [width, in whole vectors]
+    bool cuts;                       // some weight is 0
+};
+
+/// Derivatives (11) of both axes of planes side by side.
+template <class C> struct LanesBackwardKernels {
+    /// rows[r][j], of `pitch` positions, for `count` rows, 0 for the others of a block and for lanes that are not there.
+    /// Times factors[r][j], of `width`, if given; `masked`: a factor of 0 gives 0.
+    void (*load[4])(C* rows, std::int64_t pitch, const GradientPlanes& from, std::int64_t count, std::int64_t width,
+                    const C* factors, bool masked);
+    void (*store[4])(const C* rows, std::int64_t pitch, const GradientPlanes& to, std::int64_t count,
+                     std::int64_t width);
+    /// B of the first row of a block, of z and where sums are wanted of x.
+    void (*climb)(const GradientBlock<C>& block, C* first_x, C* first_z);
+    void (*differentiate)(const GradientBlock<C>& block);
+    /// sums[r][j] += sum over lanes of x y.
+    void (*dot)(C* sums, const C* x, const C* y, std::int64_t pitch, std::int64_t count, std::int64_t width);
+    /// (8) u becomes c u, c one number for each position, or null; y, or null, is added where c is not 0.
+    void (*finish)(C* u, const C* c, const C* y, std::int64_t pitch, std::int64_t count, std::int64_t width);
+};
+
 template <class C> struct Kernels {
     ConvertKernels<C> convert;
     ScanKernels<C> scan;
@@ -171,6 +217,7 @@ template <class C> struct Kernels {
     PlaneKernels<C> plane;
     LanesKernels<C> lanes;
     BackwardKernels<C> backward;
+    LanesBackwardKernels<C> lanes_backward;
 };
 
 /// The kernels of the active instruction set.
@@ -192,6 +239,8 @@ template <class C> const Kernels<C>& kernels();
     extern const LanesKernels<double> lanes_double;                                                                    \
     extern const BackwardKernels<float> backward_float;                                                                \
     extern const BackwardKernels<double> backward_double;                                                              \
+    extern const LanesBackwardKernels<float> lanes_backward_float;                                                     \
+    extern const LanesBackwardKernels<double> lanes_backward_double;                                                   \
     }
 #if defined(__x86_64__)
 SGS_DECLARE_KERNELS(v2)
