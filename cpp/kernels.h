@@ -194,8 +194,8 @@ template <class C> struct GradientBlock {
 
 /// Derivatives (11) of both axes of planes side by side.
 template <class C> struct LanesBackwardKernels {
-    /// rows[r][j], of `pitch` positions, for `count` rows, 0 for the others of a block and for lanes that are not there.
-    /// Times factors[r][j], of `width`, if given; `masked`: a factor of 0 gives 0.
+    /// rows[r][j], of `pitch` positions, for `count` rows, 0 for the others of a block and for lanes that are not
+    /// there. Times factors[r][j], of `width`, if given; `masked`: a factor of 0 gives 0.
     void (*load[4])(C* rows, std::int64_t pitch, const GradientPlanes& from, std::int64_t count, std::int64_t width,
                     const C* factors, bool masked);
     void (*store[4])(const C* rows, std::int64_t pitch, const GradientPlanes& to, std::int64_t count,

@@ -157,7 +157,8 @@ template <class C> class Group {
         if (!g_.reciprocals.empty()) {
             load_rows(s_.reciprocal.get(), width, g_.reciprocals[0], first, kR);
             if (g_.confidence) // a negative one marks a position that has no support
-                for (std::int64_t i = 0; i < kR * width; ++i) s_.reciprocal.get()[i] = std::max(s_.reciprocal.get()[i], C(0));
+                for (std::int64_t i = 0; i < kR * width; ++i)
+                    s_.reciprocal.get()[i] = std::max(s_.reciprocal.get()[i], C(0));
             reciprocal = s_.reciprocal.get();
         }
         const std::int64_t size = width * kG;

@@ -63,9 +63,9 @@ bool side_by_side(const GradientPlanes& p) {
 
 // Visits rows of positions: whole vectors of a plane's row, whole vectors of planes, or one value after the other.
 template <class C, class Tile, class Position, class Value>
-__attribute__((always_inline)) inline void each_position(const GradientPlanes& p, std::int64_t pitch, std::int64_t count,
-                                                         std::int64_t width, const Tile& tile, const Position& position,
-                                                         const Value& value) {
+__attribute__((always_inline)) inline void each_position(const GradientPlanes& p, std::int64_t pitch,
+                                                         std::int64_t count, std::int64_t width, const Tile& tile,
+                                                         const Position& position, const Value& value) {
     constexpr int n = kWidth<C>;
     // Rows that follow one another are one long row.
     if (p.column_stride == 1 && p.row_stride == width && pitch == width) {
@@ -143,9 +143,8 @@ template <class C, class S> void load(C* rows, std::int64_t pitch, const Gradien
         load_planes<C, S, true, false>(rows, pitch, from, count, width, factors);
 }
 
-template <class C, class S>
-void store(const C* __restrict rows, std::int64_t pitch, const GradientPlanes& to, std::int64_t count,
-           std::int64_t width) {
+template <class C, class S> void store(const C* __restrict rows, std::int64_t pitch, const GradientPlanes& to,
+                                       std::int64_t count, std::int64_t width) {
     constexpr int n = kWidth<C>;
     S* const target = static_cast<S*>(to.data);
     const GradientPlanes p = to;
@@ -163,12 +162,10 @@ void store(const C* __restrict rows, std::int64_t pitch, const GradientPlanes& t
             }
         },
         [&](std::int64_t from, std::int64_t at, std::int64_t) __attribute__((always_inline)) {
-            for (int s = 0; s < kG; s += n)
-                store_narrow<C>(target + at + s, load_vector(rows + from * kG + s));
+            for (int s = 0; s < kG; s += n) store_narrow<C>(target + at + s, load_vector(rows + from * kG + s));
         },
-        [&](std::int64_t from, std::int64_t at, std::int64_t) __attribute__((always_inline)) {
-            narrow(rows[from], target[at]);
-        });
+        [&](std::int64_t from, std::int64_t at, std::int64_t)
+            __attribute__((always_inline)) { narrow(rows[from], target[at]); });
 }
 
 template <class C, bool cuts, bool sums> void climb(const GradientBlock<C>& p, C* first_x, C* first_z) {
@@ -217,7 +214,8 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
         before_z = load_vector(z + j * kG);
         store_vector(terms_z + j * kG, fz);
     }
-    // B of the position to the right, B = x + w B as w B is needed by itself, and the products of (11) for the edge to it.
+    // B of the position to the right, B = x + w B as w B is needed by itself, and the products of (11) for the edge to
+    // it.
     Vec<C> wbx{}, wbz{}, right_x{}, right_z{}; // w B that enters the position to the right, and its x and z
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
         const Vec<C> leaving = Vec<C>{} + w[j + 1];
@@ -338,9 +336,8 @@ template <class C> void differentiate_block(const GradientBlock<C>& p) {
         p.cuts ? differentiate_all<C, true, false>(p) : differentiate_all<C, false, false>(p);
 }
 
-template <class C>
-void dot(C* __restrict sums, const C* __restrict x, const C* __restrict y, std::int64_t pitch, std::int64_t count,
-         std::int64_t width) {
+template <class C> void dot(C* __restrict sums, const C* __restrict x, const C* __restrict y, std::int64_t pitch,
+                            std::int64_t count, std::int64_t width) {
     for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t j = 0; j < width; ++j) {
             const std::int64_t at = (r * pitch + j) * kG;
@@ -350,9 +347,8 @@ void dot(C* __restrict sums, const C* __restrict x, const C* __restrict y, std::
         }
 }
 
-template <class C>
-void finish(C* __restrict u, const C* __restrict c, const C* __restrict y, std::int64_t pitch, std::int64_t count,
-            std::int64_t width) {
+template <class C> void finish(C* __restrict u, const C* __restrict c, const C* __restrict y, std::int64_t pitch,
+                               std::int64_t count, std::int64_t width) {
     for (std::int64_t r = 0; r < count; ++r)
         for (std::int64_t j = 0; j < width; ++j) {
             const C trust = c != nullptr ? c[r * width + j] : C(1);
