@@ -174,6 +174,14 @@ struct GradientPlanes {
     int lanes;
 };
 
+/// Rows of planes in memory, `stride` bytes apart, that are to be brought into the caches in passing, a place for each
+/// position; or null.
+struct GradientAhead {
+    const char* rows;
+    std::int64_t stride;
+    const std::int64_t* places; // bytes from the start of a row
+};
+
 /// A block of rows of planes that lie side by side: every position is kGradientLanes values, and has one number for
 /// each kind of weight.
 template <class C> struct GradientBlock {
@@ -190,6 +198,19 @@ template <class C> struct GradientBlock {
     C* support_sums;                 // [rows][width] += sum of z times the line filters of x; or null
     C* columns;                      // scratch, [width, in whole vectors]
     bool cuts;                       // some weight is 0
+    GradientAhead read[2], written;  // what is needed soon
+};
+
+/// B of the first row of a block, of one of x and z: all that the blocks above need of it.
+template <class C> struct GradientClimb {
+    std::int64_t rows, width;
+    const C* down; // as in GradientBlock
+    bool cuts;
+    const C* factors; // [rows][width], what values in memory are multiplied by, or null; as load takes them
+    bool masked;
+    const C* below; // [width] positions: B of the row below
+    C* first;       // [width]
+    C* carry;       // what climb_planes hands from block to block, [width + kGradientLanes], 0 at first
 };
 
 /// Derivatives (11) of both axes of planes side by side.
@@ -200,8 +221,10 @@ template <class C> struct LanesBackwardKernels {
                     const C* factors, bool masked);
     void (*store[4])(const C* rows, std::int64_t pitch, const GradientPlanes& to, std::int64_t count,
                      std::int64_t width);
-    /// B of the first row of a block, of z and where sums are wanted of x.
-    void (*climb)(const GradientBlock<C>& block, C* first_x, C* first_z);
+    /// Straight from memory, if that serves; false, and nothing done, where it does not.
+    bool (*climb_planes[4])(const GradientClimb<C>& climb, const GradientPlanes& planes);
+    /// From rows that `load` left.
+    void (*climb)(const GradientClimb<C>& climb, const C* rows, std::int64_t pitch);
     void (*differentiate)(const GradientBlock<C>& block);
     /// sums[r][j] += sum over lanes of x y.
     void (*dot)(C* sums, const C* x, const C* y, std::int64_t pitch, std::int64_t count, std::int64_t width);

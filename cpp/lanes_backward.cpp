@@ -10,6 +10,7 @@ namespace {
 constexpr int kG = kGradientLanes, kR = kGradientRows;
 constexpr std::int64_t kLeastShared = 12; // planes that are worth a group of kG
 constexpr std::int64_t kMaxChunks = 16;
+constexpr std::int64_t kFetched = 1 << 19; // elements of a group that stay in the caches until it is their turn
 
 // The dimensions of what is differentiated.
 struct Planes {
@@ -48,13 +49,16 @@ template <class C> struct Scratch {
         : pitch(p.width % 32 == 0 ? p.width + 1 : p.width), x(kR * pitch * kG), z(kR * pitch * kG),
           terms_x(kR * pitch * kG), terms_z(kR * pitch * kG), y_bar(has_residual ? kR * pitch * kG : 0),
           above_x(p.width * kG), above_z(p.width * kG), below_x(blocks(p) * p.width * kG),
-          below_z(blocks(p) * p.width * kG), down((kR + 1) * p.width), across(kR * (p.width + 1) + 1),
-          reciprocal(kR * p.width), trust(kR * p.width), columns((p.width + kG) * kG) {}
+          below_z(blocks(p) * p.width * kG), carry_x((p.width + kG) * kG), carry_z((p.width + kG) * kG),
+          down((kR + 1) * p.width), across(kR * (p.width + 1) + 1), reciprocal(kR * p.width), trust(kR * p.width),
+          columns((p.width + kG) * kG), places(3 * p.width) {}
     static std::int64_t blocks(const Planes& p) { return (p.height + kR - 1) / kR; }
     std::int64_t pitch; // not a multiple of 2 KiB, for which rows would compete for the same sets of the cache
     Buffer<C> x, z, terms_x, terms_z, y_bar, above_x, above_z;
     Buffer<C> below_x, below_z; // B of the row below each block
+    Buffer<C> carry_x, carry_z;
     Buffer<C> down, across, reciprocal, trust, columns;
+    Buffer<std::int64_t> places; // of x, y_bar and x_bar, for what is fetched ahead
 };
 
 // One group of planes, `first` the first of them, of a unit.
@@ -63,7 +67,10 @@ template <class C> class Group {
     Group(const Gradient& g, const Planes& p, std::int64_t unit, std::int64_t chunk, std::int64_t first, Scratch<C>& s)
         : g_(g), p_(p), unit_(unit), chunk_(chunk), s_(s),
           lanes_(static_cast<int>(std::min<std::int64_t>(kG, p.shared - first))), x_(planes(g.x, first)),
-          y_bar_(planes(g.y_bar, first)), x_bar_(planes(g.x_bar, first)) {
+          y_bar_(planes(g.y_bar, first)), x_bar_(planes(g.x_bar, first)), has_next_(first + 2 * kG <= p.shared) {
+        find_places(x_, s.places.get());
+        find_places(y_bar_, s.places.get() + p.width);
+        find_places(x_bar_, s.places.get() + 2 * p.width);
         block_.width = p.width;
         block_.pitch = s.pitch;
         block_.x = s.x.get();
@@ -80,16 +87,19 @@ template <class C> class Group {
 
     void run() {
         const std::int64_t blocks = Scratch<C>::blocks(p_), size = p_.width * kG;
-        std::fill_n(s_.below_x.get() + (blocks - 1) * size, size, C(0));
-        std::fill_n(s_.below_z.get() + (blocks - 1) * size, size, C(0));
+        for (C* const last : {s_.below_x.get(), s_.below_z.get()}) std::fill_n(last + (blocks - 1) * size, size, C(0));
+        for (C* const carry : {s_.carry_x.get(), s_.carry_z.get()}) std::fill_n(carry, size + kG * kG, C(0));
         for (std::int64_t k = blocks - 1; k > 0; --k) {
             enter(k);
-            kernel().climb(block_, s_.below_x.get() + (k - 1) * size, s_.below_z.get() + (k - 1) * size);
+            if (sums_) climb(k, x_, s_.x.get(), trust_, s_.below_x.get(), s_.carry_x.get());
+            climb(k, y_bar_, s_.z.get(), reciprocal_, s_.below_z.get(), s_.carry_z.get());
         }
-        std::fill_n(s_.above_x.get(), size, C(0));
-        std::fill_n(s_.above_z.get(), size, C(0));
+        for (C* const above : {s_.above_x.get(), s_.above_z.get()}) std::fill_n(above, size, C(0));
         for (std::int64_t k = 0; k < blocks; ++k) {
             enter(k);
+            if (sums_) load(s_.x.get(), x_, k, trust_);
+            load(s_.z.get(), y_bar_, k, reciprocal_);
+            fetch(k, blocks);
             kernel().differentiate(block_);
             finish(k);
         }
@@ -99,14 +109,15 @@ template <class C> class Group {
     struct Source {
         const AnyView* view;
         std::int64_t start;
+        std::int64_t next; // elements to the next group
         std::array<std::int64_t, kG> offsets;
     };
 
     static const LanesBackwardKernels<C>& kernel() { return kernels<C>().lanes_backward; }
 
     Source planes(const AnyView& v, std::int64_t first) const {
-        Source s{&v, p_.offset(v, p_.unit_dims, unit_) + p_.offset(v, p_.shared_dims, first), {}};
         const std::int64_t start = p_.offset(v, p_.shared_dims, first);
+        Source s{&v, p_.offset(v, p_.unit_dims, unit_) + start, p_.offset(v, p_.shared_dims, first + kG) - start, {}};
         for (int l = 0; l < lanes_; ++l)
             s.offsets[static_cast<std::size_t>(l)] = p_.offset(v, p_.shared_dims, first + l) - start;
         return s;
@@ -115,9 +126,52 @@ template <class C> class Group {
         const std::int64_t stride = s.view->strides[p_.rows];
         return {s.view->at(s.start + first * stride), stride, s.view->strides[p_.columns], s.offsets.data(), lanes_};
     }
-    void load(C* to, const Source& s, std::int64_t first, const C* factors) const {
-        kernel().load[static_cast<int>(s.view->dtype)](to, s_.pitch, rows(s, first), block_.rows, p_.width, factors,
+    void load(C* to, const Source& s, std::int64_t k, const C* factors) const {
+        kernel().load[static_cast<int>(s.view->dtype)](to, s_.pitch, rows(s, k * kR), block_.rows, p_.width, factors,
                                                        g_.confidence.has_value());
+    }
+    void climb(std::int64_t k, const Source& s, C* scratch, const C* factors, C* below, C* carry) const {
+        const std::int64_t size = p_.width * kG;
+        const GradientClimb<C> climb{block_.rows,
+                                     p_.width,
+                                     block_.down,
+                                     block_.cuts,
+                                     factors,
+                                     g_.confidence.has_value(),
+                                     below + k * size,
+                                     below + (k - 1) * size,
+                                     carry};
+        if (kernel().climb_planes[static_cast<int>(s.view->dtype)](climb, rows(s, k * kR))) return;
+        load(scratch, s, k, factors);
+        kernel().climb(climb, scratch, s_.pitch);
+    }
+    // While a block is differentiated: x and y_bar of the next group, or where that is too much for the caches of the
+    // next block; and where x_bar goes.
+    void fetch(std::int64_t k, std::int64_t blocks) {
+        const bool next_group = p_.height * p_.width * kG <= kFetched;
+        const auto ahead = [&](const Source& s, int which, std::int64_t elements) {
+            const std::int64_t row = s.view->strides[p_.rows];
+            return GradientAhead{static_cast<const char*>(s.view->at(s.start + k * kR * row + elements)),
+                                 row * static_cast<std::int64_t>(item_size(s.view->dtype)),
+                                 s_.places.get() + which * p_.width};
+        };
+        const bool more = next_group ? has_next_ : k + 1 < blocks;
+        for (int i = 0; i < 2; ++i) {
+            const Source& s = i == 0 ? x_ : y_bar_;
+            block_.read[i] = more && (i == 1 || sums_)
+                                 ? ahead(s, i, next_group ? s.next : kR * s.view->strides[p_.rows])
+                                 : GradientAhead{};
+        }
+        block_.written = ahead(x_bar_, 2, 0);
+    }
+    // Lines of memory that hold a row of planes, one for each position.
+    void find_places(const Source& s, std::int64_t* places) const {
+        const auto item = static_cast<std::int64_t>(item_size(s.view->dtype));
+        const std::int64_t stride = s.view->strides[p_.columns];
+        for (std::int64_t j = 0; j < p_.width; ++j) {
+            const auto lane = static_cast<std::size_t>(j % kG);
+            places[j] = (stride == 1 ? s.offsets[lane] + j / kG * kG : j * stride) * item;
+        }
     }
     // Numbers of positions, `count` rows of `width`, 0 where there are no more.
     void load_rows(C* to, std::int64_t pitch, const AnyView& v, std::int64_t first, std::int64_t count) const {
@@ -148,40 +202,36 @@ template <class C> class Group {
         for (std::int64_t r = 0; r < block_.rows && !block_.cuts; ++r)
             block_.cuts = has_zero(s_.across.get() + r * (width + 1) + 1, width - 1);
 
-        const C* trust = nullptr;
-        const C* reciprocal = nullptr;
         if (g_.confidence) {
             load_rows(s_.trust.get(), width, *g_.confidence, first, kR);
-            trust = s_.trust.get();
+            trust_ = s_.trust.get();
         }
         if (!g_.reciprocals.empty()) {
             load_rows(s_.reciprocal.get(), width, g_.reciprocals[0], first, kR);
             if (g_.confidence) // a negative one marks a position that has no support
                 for (std::int64_t i = 0; i < kR * width; ++i)
                     s_.reciprocal.get()[i] = std::max(s_.reciprocal.get()[i], C(0));
-            reciprocal = s_.reciprocal.get();
+            reciprocal_ = s_.reciprocal.get();
         }
         const std::int64_t size = width * kG;
         block_.below_x = s_.below_x.get() + k * size;
         block_.below_z = s_.below_z.get() + k * size;
         block_.across_sums = block_.down_sums = block_.support_sums = nullptr;
-        if (!g_.weight_sums.empty()) {
+        if (sums_) {
             block_.across_sums = sums(g_.weight_sums[p_.across_axis], first);
             block_.down_sums = sums(g_.weight_sums[p_.down_axis], first);
             if (!g_.support_sums.empty()) block_.support_sums = sums(g_.support_sums[0], first);
-            load(s_.x.get(), x_, first, trust);
         }
-        load(s_.z.get(), y_bar_, first, reciprocal);
     }
 
     void finish(std::int64_t k) const {
         const std::int64_t first = k * kR;
         C* const u = s_.terms_z.get();
         if (g_.confidence_sums) {
-            load(s_.x.get(), x_, first, nullptr);
+            load(s_.x.get(), x_, k, nullptr);
             kernel().dot(sums(*g_.confidence_sums, first), s_.x.get(), u, s_.pitch, block_.rows, p_.width);
         }
-        if (g_.residual) load(s_.y_bar.get(), y_bar_, first, nullptr);
+        if (g_.residual) load(s_.y_bar.get(), y_bar_, k, nullptr);
         if (g_.residual || g_.confidence)
             kernel().finish(u, g_.confidence ? s_.trust.get() : nullptr, g_.residual ? s_.y_bar.get() : nullptr,
                             s_.pitch, block_.rows, p_.width);
@@ -194,7 +244,10 @@ template <class C> class Group {
     Scratch<C>& s_;
     int lanes_;
     Source x_, y_bar_, x_bar_;
+    bool has_next_;
+    const bool sums_ = !g_.weight_sums.empty();
     GradientBlock<C> block_{};
+    const C *trust_ = nullptr, *reciprocal_ = nullptr; // what x and y_bar are multiplied by
 };
 
 template <class C> void run(const Gradient& g, const Options& options) {

@@ -168,20 +168,54 @@ template <class C, class S> void store(const C* __restrict rows, std::int64_t pi
             __attribute__((always_inline)) { narrow(rows[from], target[at]); });
 }
 
-template <class C, bool cuts, bool sums> void climb(const GradientBlock<C>& p, C* first_x, C* first_z) {
+template <class C, bool cuts> void climb(const GradientClimb<C>& p, const C* __restrict rows, std::int64_t pitch) {
     constexpr int n = kWidth<C>;
     for (std::int64_t j = 0; j < p.width; ++j)
         for (std::int64_t at = j * kG; at < (j + 1) * kG; at += n) {
-            Vec<C> bx = sums ? load_vector(p.below_x + at) : Vec<C>{};
-            Vec<C> bz = load_vector(p.below_z + at);
-            for (std::int64_t r = p.rows - 1; r >= 0; --r) {
-                const Vec<C> w = Vec<C>{} + p.down[(r + 1) * p.width + j];
-                if constexpr (sums) bx = load_vector(p.x + r * p.pitch * kG + at) + carry_over<cuts>(w, bx);
-                bz = load_vector(p.z + r * p.pitch * kG + at) + carry_over<cuts>(w, bz);
-            }
-            if constexpr (sums) store_vector(first_x + at, bx);
-            store_vector(first_z + at, bz);
+            Vec<C> b = load_vector(p.below + at);
+            for (std::int64_t r = p.rows - 1; r >= 0; --r)
+                b = load_vector(rows + r * pitch * kG + at) +
+                    carry_over<cuts>(Vec<C>{} + p.down[(r + 1) * p.width + j], b);
+            store_vector(p.first + at, b);
         }
+}
+
+// The same from memory, kWidth columns of as many planes at a time: only B of the first row is transposed. Columns of
+// the last vectors may be those of the vectors before.
+template <class C, class S, bool cuts, bool scaled, bool masked>
+void climb_planes(const GradientClimb<C>& climb, const GradientPlanes& planes) {
+    constexpr int n = kWidth<C>;
+    const GradientClimb<C> p = climb; // so that no store may change it
+    const S* const source = static_cast<const S*>(planes.data);
+    C* carry = p.carry;
+    for (std::int64_t first = 0; first < p.width; first += n) {
+        const std::int64_t j = first + n <= p.width ? first : p.width - n;
+        for (int s = 0; s < kG; s += n, carry += n * n) {
+            const S* from[n];
+            Vec<C> b[n];
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) {
+                from[k] = source + planes.offsets[s + k] + j;
+                b[k] = load_vector(carry + k * n);
+            }
+            for (std::int64_t r = p.rows - 1; r >= 0; --r) {
+                const Vec<C> w = load_vector(p.down + (r + 1) * p.width + j);
+                Vec<C> factor{};
+                if constexpr (scaled) factor = load_vector(p.factors + r * p.width + j);
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) {
+                    Vec<C> x = load_wide<C>(from[k] + r * planes.row_stride);
+                    if constexpr (scaled) x = carry_over<masked>(factor, x);
+                    b[k] = x + carry_over<cuts>(w, b[k]);
+                }
+            }
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) store_vector(carry + k * n, b[k]);
+            transpose<C>(b);
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) store_vector(p.first + (j + k) * kG + s, b[k]);
+        }
+    }
 }
 
 template <class C> void add_to(C* to, Vec<C> v, std::int64_t count) {
@@ -201,10 +235,19 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
     const C* __restrict w = p.across + row * (p.width + 1);
     C* __restrict terms_x = p.terms_x + row * p.pitch * kG + s;
     C* __restrict terms_z = p.terms_z + row * p.pitch * kG + s;
+    // The sums leave time for what the memory is to bring.
+    const GradientAhead read[] = {p.read[0], p.read[1]}, written = p.written;
+    const auto place = [row](const GradientAhead& a, std::int64_t j)
+                           __attribute__((always_inline)) { return a.rows + row * a.stride + a.places[j]; };
+    const auto fetch = [&](std::int64_t j) __attribute__((always_inline)) {
+        for (const GradientAhead& a : read)
+            if (a.rows != nullptr && s == 0) __builtin_prefetch(place(a, j), 0, 2);
+    };
     // w F, chained on itself, one fused step from position to position.
     Vec<C> fx{}, fz{}, before_x{}, before_z{};
     for (std::int64_t j = 0; j < p.width; ++j) {
         const Vec<C> entering = Vec<C>{} + w[j];
+        fetch(j);
         if constexpr (sums) {
             fx = carry_over<cuts>(entering, before_x, fx);
             before_x = load_vector(x + j * kG);
@@ -219,6 +262,7 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
     Vec<C> wbx{}, wbz{}, right_x{}, right_z{}; // w B that enters the position to the right, and its x and z
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
         const Vec<C> leaving = Vec<C>{} + w[j + 1];
+        if (written.rows != nullptr && s == 0) __builtin_prefetch(place(written, j), 1, 2);
         const Vec<C> zj = load_vector(z + j * kG), wfz = load_vector(terms_z + j * kG);
         const Vec<C> next_z = right_z + wbz;
         wbz = carry_over<cuts>(leaving, right_z, wbz);
@@ -322,11 +366,23 @@ template <class C, bool cuts, bool sums> void differentiate_all(const GradientBl
     differentiate_columns<C, cuts, sums>(p);
 }
 
-template <class C> void climb_block(const GradientBlock<C>& p, C* first_x, C* first_z) {
-    if (p.across_sums != nullptr)
-        p.cuts ? climb<C, true, true>(p, first_x, first_z) : climb<C, false, true>(p, first_x, first_z);
+template <class C> void climb_rows(const GradientClimb<C>& p, const C* rows, std::int64_t pitch) {
+    p.cuts ? climb<C, true>(p, rows, pitch) : climb<C, false>(p, rows, pitch);
+}
+
+template <class C, class S, bool cuts> void climb_memory(const GradientClimb<C>& p, const GradientPlanes& planes) {
+    if (p.factors == nullptr)
+        climb_planes<C, S, cuts, false, false>(p, planes);
+    else if (p.masked)
+        climb_planes<C, S, cuts, true, true>(p, planes);
     else
-        p.cuts ? climb<C, true, false>(p, first_x, first_z) : climb<C, false, false>(p, first_x, first_z);
+        climb_planes<C, S, cuts, true, false>(p, planes);
+}
+
+template <class C, class S> bool climb_directly(const GradientClimb<C>& p, const GradientPlanes& planes) {
+    if (planes.column_stride != 1 || planes.lanes < kG || p.width < kWidth<C>) return false;
+    p.cuts ? climb_memory<C, S, true>(p, planes) : climb_memory<C, S, false>(p, planes);
+    return true;
 }
 
 template <class C> void differentiate_block(const GradientBlock<C>& p) {
@@ -366,7 +422,9 @@ template <class C> void finish(C* __restrict u, const C* __restrict c, const C* 
 extern const LanesBackwardKernels<float> lanes_backward_float{
     {load<float, Half>, load<float, BFloat16>, load<float, float>, load<float, double>},
     {store<float, Half>, store<float, BFloat16>, store<float, float>, store<float, double>},
-    climb_block<float>,
+    {climb_directly<float, Half>, climb_directly<float, BFloat16>, climb_directly<float, float>,
+     climb_directly<float, double>},
+    climb_rows<float>,
     differentiate_block<float>,
     dot<float>,
     finish<float>,
@@ -374,7 +432,9 @@ extern const LanesBackwardKernels<float> lanes_backward_float{
 extern const LanesBackwardKernels<double> lanes_backward_double{
     {load<double, Half>, load<double, BFloat16>, load<double, float>, load<double, double>},
     {nullptr, nullptr, store<double, float>, store<double, double>},
-    climb_block<double>,
+    {climb_directly<double, Half>, climb_directly<double, BFloat16>, climb_directly<double, float>,
+     climb_directly<double, double>},
+    climb_rows<double>,
     differentiate_block<double>,
     dot<double>,
     finish<double>,
