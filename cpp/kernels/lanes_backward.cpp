@@ -204,6 +204,7 @@ void climb_planes(const GradientClimb<C>& climb, const GradientPlanes& planes) {
                 if constexpr (scaled) factor = load_vector(p.factors + r * p.width + j);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) {
+                    __builtin_prefetch(from[k] + (r - kR) * planes.row_stride, 0, 2);
                     Vec<C> x = load_wide<C>(from[k] + r * planes.row_stride);
                     if constexpr (scaled) x = carry_over<masked>(factor, x);
                     b[k] = x + carry_over<cuts>(w, b[k]);
