@@ -175,7 +175,7 @@ struct GradientPlanes {
 };
 
 /// Rows of planes in memory, `stride` bytes apart, that are to be brought into the caches in passing, a place for each
-/// position; or null.
+/// position.
 struct GradientAhead {
     const char* rows;
     std::int64_t stride;
@@ -198,7 +198,7 @@ template <class C> struct GradientBlock {
     C* support_sums;                 // [rows][width] += sum of z times the line filters of x; or null
     C* columns;                      // scratch, [width, in whole vectors]
     bool cuts;                       // some weight is 0
-    GradientAhead read[2], written;  // what is needed soon
+    GradientAhead written;           // where the derivative goes
 };
 
 /// B of the first row of a block, of one of x and z: all that the blocks above need of it.

@@ -10,7 +10,6 @@ namespace {
 constexpr int kG = kGradientLanes, kR = kGradientRows;
 constexpr std::int64_t kLeastShared = 12; // planes that are worth a group of kG
 constexpr std::int64_t kMaxChunks = 16;
-constexpr std::int64_t kFetched = 1 << 19; // elements of a group that stay in the caches until it is their turn
 
 // The dimensions of what is differentiated.
 struct Planes {
@@ -51,14 +50,14 @@ template <class C> struct Scratch {
           above_x(p.width * kG), above_z(p.width * kG), below_x(blocks(p) * p.width * kG),
           below_z(blocks(p) * p.width * kG), carry_x((p.width + kG) * kG), carry_z((p.width + kG) * kG),
           down((kR + 1) * p.width), across(kR * (p.width + 1) + 1), reciprocal(kR * p.width), trust(kR * p.width),
-          columns((p.width + kG) * kG), places(3 * p.width) {}
+          columns((p.width + kG) * kG), places(p.width) {}
     static std::int64_t blocks(const Planes& p) { return (p.height + kR - 1) / kR; }
     std::int64_t pitch; // not a multiple of 2 KiB, for which rows would compete for the same sets of the cache
     Buffer<C> x, z, terms_x, terms_z, y_bar, above_x, above_z;
     Buffer<C> below_x, below_z; // B of the row below each block
     Buffer<C> carry_x, carry_z;
     Buffer<C> down, across, reciprocal, trust, columns;
-    Buffer<std::int64_t> places; // of x, y_bar and x_bar, for what is fetched ahead
+    Buffer<std::int64_t> places; // of x_bar, to be fetched ahead
 };
 
 // One group of planes, `first` the first of them, of a unit.
@@ -67,10 +66,8 @@ template <class C> class Group {
     Group(const Gradient& g, const Planes& p, std::int64_t unit, std::int64_t chunk, std::int64_t first, Scratch<C>& s)
         : g_(g), p_(p), unit_(unit), chunk_(chunk), s_(s),
           lanes_(static_cast<int>(std::min<std::int64_t>(kG, p.shared - first))), x_(planes(g.x, first)),
-          y_bar_(planes(g.y_bar, first)), x_bar_(planes(g.x_bar, first)), has_next_(first + 2 * kG <= p.shared) {
-        find_places(x_, s.places.get());
-        find_places(y_bar_, s.places.get() + p.width);
-        find_places(x_bar_, s.places.get() + 2 * p.width);
+          y_bar_(planes(g.y_bar, first)), x_bar_(planes(g.x_bar, first)) {
+        find_places(x_bar_, s.places.get());
         block_.width = p.width;
         block_.pitch = s.pitch;
         block_.x = s.x.get();
@@ -99,7 +96,6 @@ template <class C> class Group {
             enter(k);
             if (sums_) load(s_.x.get(), x_, k, trust_);
             load(s_.z.get(), y_bar_, k, reciprocal_);
-            fetch(k, blocks);
             kernel().differentiate(block_);
             finish(k);
         }
@@ -109,7 +105,6 @@ template <class C> class Group {
     struct Source {
         const AnyView* view;
         std::int64_t start;
-        std::int64_t next; // elements to the next group
         std::array<std::int64_t, kG> offsets;
     };
 
@@ -117,7 +112,7 @@ template <class C> class Group {
 
     Source planes(const AnyView& v, std::int64_t first) const {
         const std::int64_t start = p_.offset(v, p_.shared_dims, first);
-        Source s{&v, p_.offset(v, p_.unit_dims, unit_) + start, p_.offset(v, p_.shared_dims, first + kG) - start, {}};
+        Source s{&v, p_.offset(v, p_.unit_dims, unit_) + start, {}};
         for (int l = 0; l < lanes_; ++l)
             s.offsets[static_cast<std::size_t>(l)] = p_.offset(v, p_.shared_dims, first + l) - start;
         return s;
@@ -144,25 +139,6 @@ template <class C> class Group {
         if (kernel().climb_planes[static_cast<int>(s.view->dtype)](climb, rows(s, k * kR))) return;
         load(scratch, s, k, factors);
         kernel().climb(climb, scratch, s_.pitch);
-    }
-    // While a block is differentiated: x and y_bar of the next group, or where that is too much for the caches of the
-    // next block; and where x_bar goes.
-    void fetch(std::int64_t k, std::int64_t blocks) {
-        const bool next_group = p_.height * p_.width * kG <= kFetched;
-        const auto ahead = [&](const Source& s, int which, std::int64_t elements) {
-            const std::int64_t row = s.view->strides[p_.rows];
-            return GradientAhead{static_cast<const char*>(s.view->at(s.start + k * kR * row + elements)),
-                                 row * static_cast<std::int64_t>(item_size(s.view->dtype)),
-                                 s_.places.get() + which * p_.width};
-        };
-        const bool more = next_group ? has_next_ : k + 1 < blocks;
-        for (int i = 0; i < 2; ++i) {
-            const Source& s = i == 0 ? x_ : y_bar_;
-            block_.read[i] = more && (i == 1 || sums_)
-                                 ? ahead(s, i, next_group ? s.next : kR * s.view->strides[p_.rows])
-                                 : GradientAhead{};
-        }
-        block_.written = ahead(x_bar_, 2, 0);
     }
     // Lines of memory that hold a row of planes, one for each position.
     void find_places(const Source& s, std::int64_t* places) const {
@@ -214,6 +190,8 @@ template <class C> class Group {
             reciprocal_ = s_.reciprocal.get();
         }
         const std::int64_t size = width * kG;
+        const std::int64_t stride = g_.x_bar.strides[p_.rows] * static_cast<std::int64_t>(item_size(g_.x_bar.dtype));
+        block_.written = {static_cast<const char*>(rows(x_bar_, first).data), stride, s_.places.get()};
         block_.below_x = s_.below_x.get() + k * size;
         block_.below_z = s_.below_z.get() + k * size;
         block_.across_sums = block_.down_sums = block_.support_sums = nullptr;
@@ -244,7 +222,6 @@ template <class C> class Group {
     Scratch<C>& s_;
     int lanes_;
     Source x_, y_bar_, x_bar_;
-    bool has_next_;
     const bool sums_ = !g_.weight_sums.empty();
     GradientBlock<C> block_{};
     const C *trust_ = nullptr, *reciprocal_ = nullptr; // what x and y_bar are multiplied by

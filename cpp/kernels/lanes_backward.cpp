@@ -110,8 +110,10 @@ void load_planes(C* __restrict rows, std::int64_t pitch, const GradientPlanes& f
             for (int s = 0; s < kG; s += n) {
                 Vec<C> v[n];
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k)
+                for (int k = 0; k < n; ++k) {
+                    if (s + k < p.lanes) __builtin_prefetch(source + at + p.offsets[s + k] + kR * p.row_stride, 0, 2);
                     v[k] = s + k < p.lanes ? load_wide<C>(source + at + p.offsets[s + k]) : Vec<C>{};
+                }
                 transpose<C>(v);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) store_vector(rows + (to + k) * kG + s, times(v[k], factor + k));
@@ -237,18 +239,11 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
     C* __restrict terms_x = p.terms_x + row * p.pitch * kG + s;
     C* __restrict terms_z = p.terms_z + row * p.pitch * kG + s;
     // The sums leave time for what the memory is to bring.
-    const GradientAhead read[] = {p.read[0], p.read[1]}, written = p.written;
-    const auto place = [row](const GradientAhead& a, std::int64_t j)
-                           __attribute__((always_inline)) { return a.rows + row * a.stride + a.places[j]; };
-    const auto fetch = [&](std::int64_t j) __attribute__((always_inline)) {
-        for (const GradientAhead& a : read)
-            if (a.rows != nullptr && s == 0) __builtin_prefetch(place(a, j), 0, 2);
-    };
+    const GradientAhead written = p.written;
     // w F, chained on itself, one fused step from position to position.
     Vec<C> fx{}, fz{}, before_x{}, before_z{};
     for (std::int64_t j = 0; j < p.width; ++j) {
         const Vec<C> entering = Vec<C>{} + w[j];
-        fetch(j);
         if constexpr (sums) {
             fx = carry_over<cuts>(entering, before_x, fx);
             before_x = load_vector(x + j * kG);
@@ -263,7 +258,7 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
     Vec<C> wbx{}, wbz{}, right_x{}, right_z{}; // w B that enters the position to the right, and its x and z
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
         const Vec<C> leaving = Vec<C>{} + w[j + 1];
-        if (written.rows != nullptr && s == 0) __builtin_prefetch(place(written, j), 1, 2);
+        if (s == 0) __builtin_prefetch(written.rows + row * written.stride + written.places[j], 1, 2);
         const Vec<C> zj = load_vector(z + j * kG), wfz = load_vector(terms_z + j * kG);
         const Vec<C> next_z = right_z + wbz;
         wbz = carry_over<cuts>(leaving, right_z, wbz);
