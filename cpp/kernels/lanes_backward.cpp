@@ -13,6 +13,9 @@ namespace {
 
 constexpr int kG = kGradientLanes, kR = kGradientRows;
 
+// All lanes w. (Less zero, which changes no number: zero plus -0 would be 0, and so be computed.)
+template <class C> __attribute__((always_inline)) inline Vec<C> all(C w) { return w - Vec<C>{}; }
+
 /// Element k of the result is the sum of rows[k]: a transposition that adds wherever it would pair.
 template <class C> __attribute__((always_inline)) inline Vec<C> sum_lanes(Vec<C>* rows) {
     constexpr int n = kWidth<C>, e = 16 / static_cast<int>(sizeof(C)), lanes = n / e;
@@ -100,8 +103,7 @@ void load_planes(C* __restrict rows, std::int64_t pitch, const GradientPlanes& f
     const S* const source = static_cast<const S*>(from.data);
     const auto times = [&](auto v, std::int64_t at) __attribute__((always_inline)) {
         if constexpr (!scaled) return v;
-        const auto w = decltype(v){} + factors[at];
-        return carry_over<masked>(w, v);
+        return carry_over<masked>(all<C>(factors[at]), v);
     };
     const GradientPlanes p = from;
     each_position<C>(
@@ -177,7 +179,7 @@ template <class C, bool cuts> void climb(const GradientClimb<C>& p, const C* __r
             Vec<C> b = load_vector(p.below + at);
             for (std::int64_t r = p.rows - 1; r >= 0; --r)
                 b = load_vector(rows + r * pitch * kG + at) +
-                    carry_over<cuts>(Vec<C>{} + p.down[(r + 1) * p.width + j], b);
+                    carry_over<cuts>(all<C>(p.down[(r + 1) * p.width + j]), b);
             store_vector(p.first + at, b);
         }
 }
@@ -243,7 +245,7 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
     // w F, chained on itself, one fused step from position to position.
     Vec<C> fx{}, fz{}, before_x{}, before_z{};
     for (std::int64_t j = 0; j < p.width; ++j) {
-        const Vec<C> entering = Vec<C>{} + w[j];
+        const Vec<C> entering = all<C>(w[j]);
         if constexpr (sums) {
             fx = carry_over<cuts>(entering, before_x, fx);
             before_x = load_vector(x + j * kG);
@@ -257,7 +259,7 @@ template <class C, bool cuts, bool sums> void differentiate_row(const GradientBl
     // it.
     Vec<C> wbx{}, wbz{}, right_x{}, right_z{}; // w B that enters the position to the right, and its x and z
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
-        const Vec<C> leaving = Vec<C>{} + w[j + 1];
+        const Vec<C> leaving = all<C>(w[j + 1]);
         if (s == 0) __builtin_prefetch(written.rows + row * written.stride + written.places[j], 1, 2);
         const Vec<C> zj = load_vector(z + j * kG), wfz = load_vector(terms_z + j * kG);
         const Vec<C> next_z = right_z + wbz;
@@ -306,7 +308,7 @@ template <class C, bool cuts, bool sums> void differentiate_columns(const Gradie
             if constexpr (sums) below_x[kR - 1] = load_vector(p.below_x + at);
 #pragma GCC unroll 16
             for (int r = kR - 1; r > 0; --r) {
-                const Vec<C> w = Vec<C>{} + p.down[(r + 1) * p.width + j];
+                const Vec<C> w = all<C>(p.down[(r + 1) * p.width + j]);
                 below_z[r - 1] = load_vector(z + r * pitch) + carry_over<cuts>(w, below_z[r]);
                 if constexpr (sums) below_x[r - 1] = load_vector(x + r * pitch) + carry_over<cuts>(w, below_x[r]);
             }
@@ -315,8 +317,8 @@ template <class C, bool cuts, bool sums> void differentiate_columns(const Gradie
             if constexpr (sums) fx = load_vector(p.above_x + at);
 #pragma GCC unroll 16
             for (int r = 0; r < kR; ++r) {
-                const Vec<C> entering = Vec<C>{} + p.down[r * p.width + j];
-                const Vec<C> leaving = Vec<C>{} + p.down[(r + 1) * p.width + j];
+                const Vec<C> entering = all<C>(p.down[r * p.width + j]);
+                const Vec<C> leaving = all<C>(p.down[(r + 1) * p.width + j]);
                 const Vec<C> zr = load_vector(z + r * pitch);
                 const Vec<C> wfz = carry_over<cuts>(entering, fz), wbz = carry_over<cuts>(leaving, below_z[r]);
                 fz = zr + carry_over<cuts>(entering, fz);
