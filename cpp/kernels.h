@@ -155,12 +155,12 @@ template <class C> struct BackwardKernels {
     /// s becomes -s times the reciprocal support; 0 where that is marked.
     void (*support_gradient)(C* s, const C* reciprocal, std::int64_t count);
     /// d, as accumulate_distance leaves it, becomes d_bar times what the slope of the distance has in common for all
-    /// channels. `rounded`: the weights were rounded to float. Derivatives by scale and step are added lane by lane.
-    void (*distance_gradient[3])(C* d, const C* w_bar, std::int64_t steps, C step_length, C scale, bool rounded,
+    /// channels. `rounded`: the weights were rounded to float. Derivatives by scale and step are added to kLanes sums.
+    void (*distance_gradient[3])(C* d, const C* w_bar, std::int64_t count, C step_length, C scale, bool rounded,
                                  C* scale_bar, C* step_bar);
-    /// g_bar_i from row i of what distance_gradient left (the edge that enters) and row i + 1 (that leaves); g starts
-    /// one row before g_bar.
-    void (*difference_gradient[3])(C* g_bar, const C* g, const C* factor, std::int64_t steps);
+    /// g_bar from what distance_gradient left for the edges that enter and leave each node, 0 where there is none.
+    void (*difference_gradient[3])(C* g_bar, const C* before, const C* g, const C* after, const C* entering,
+                                   const C* leaving, std::int64_t count);
 };
 
 constexpr int kGradientLanes = 16; // planes that share their weights, side by side: the channels of one position
