@@ -193,7 +193,6 @@ template <class C> struct GradientBlock {
     C *above_x, *above_z;            // [width] F of the row above; left as the next block needs it
     const C *below_x, *below_z;      // [width] B of the row below
     C *terms_x, *terms_z;            // [kGradientRows][pitch]; terms_z becomes the derivative
-    C centres;                       // how often the centre counts in it
     C *across_sums, *down_sums;      // [rows][width] += derivative by the edge that leaves each position; or null
     C* support_sums;                 // [rows][width] += sum of z times the line filters of x; or null
     C* columns;                      // scratch, [width, in whole vectors]

@@ -78,7 +78,6 @@ template <class C> class Group {
         block_.above_z = s.above_z.get();
         block_.terms_x = s.terms_x.get();
         block_.terms_z = s.terms_z.get();
-        block_.centres = g.each_centre ? C(2) : C(1);
         block_.columns = s.columns.get();
     }
 
@@ -205,6 +204,7 @@ template <class C> class Group {
     void finish(std::int64_t k) const {
         const std::int64_t first = k * kR;
         C* const u = s_.terms_z.get();
+        if (g_.each_centre) kernel().finish(u, nullptr, s_.z.get(), s_.pitch, block_.rows, p_.width);
         if (g_.confidence_sums) {
             load(s_.x.get(), x_, k, nullptr);
             kernel().dot(sums(*g_.confidence_sums, first), s_.x.get(), u, s_.pitch, block_.rows, p_.width);

@@ -532,8 +532,8 @@ MUTANTS = [
     Mutant(
         "backward, side by side: the second term of a horizontal weight's derivative dropped",
         "cpp/kernels/lanes_backward.cpp",
-        "return here * next_z + (zj + wfz) * next_x;",
-        "return here * next_z;",
+        "return x_here * z_right + z_here * x_right;",
+        "return x_here * z_right;",
         SHARED,
     ),
     Mutant(

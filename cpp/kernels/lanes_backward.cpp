@@ -231,49 +231,41 @@ template <class C> void add_to(C* to, Vec<C> v, std::int64_t count) {
     for (std::int64_t k = 0; k < count; ++k) to[k] += v[k];
 }
 
-// A row: (5) x + N(x) and centres z + N(z) into terms, and the derivatives by its edges. `s`: which of the vectors of a
+// A row: (5) x + N(x) and z + N(z) into terms, and the derivatives by its edges. `s`: which of the vectors of a
 // position.
-template <class C, bool cuts, bool sums> void differentiate_row(const GradientBlock<C>& p, std::int64_t row, int s) {
+template <class C, bool cuts, bool sums>
+void differentiate_row(const GradientBlock<C>& block, std::int64_t row, int s) {
     constexpr int n = kWidth<C>;
+    const GradientBlock<C> p = block; // so that no store may change it
     const C* __restrict x = p.x + row * p.pitch * kG + s;
     const C* __restrict z = p.z + row * p.pitch * kG + s;
     const C* __restrict w = p.across + row * (p.width + 1);
     C* __restrict terms_x = p.terms_x + row * p.pitch * kG + s;
     C* __restrict terms_z = p.terms_z + row * p.pitch * kG + s;
-    // The sums leave time for what the memory is to bring.
-    const GradientAhead written = p.written;
-    // w F, chained on itself, one fused step from position to position.
-    Vec<C> fx{}, fz{}, before_x{}, before_z{};
+    Vec<C> fx{}, fz{};
     for (std::int64_t j = 0; j < p.width; ++j) {
         const Vec<C> entering = all<C>(w[j]);
         if constexpr (sums) {
-            fx = carry_over<cuts>(entering, before_x, fx);
-            before_x = load_vector(x + j * kG);
+            fx = load_vector(x + j * kG) + carry_over<cuts>(entering, fx);
             store_vector(terms_x + j * kG, fx);
         }
-        fz = carry_over<cuts>(entering, before_z, fz);
-        before_z = load_vector(z + j * kG);
+        fz = load_vector(z + j * kG) + carry_over<cuts>(entering, fz);
         store_vector(terms_z + j * kG, fz);
     }
-    // B of the position to the right, B = x + w B as w B is needed by itself, and the products of (11) for the edge to
-    // it.
-    Vec<C> wbx{}, wbz{}, right_x{}, right_z{}; // w B that enters the position to the right, and its x and z
+    // B of the position to the right, and the products of (11) for the edge to it.
+    Vec<C> bx{}, bz{};
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
+        // The sums leave time for what the memory is to bring.
+        if (s == 0) __builtin_prefetch(p.written.rows + row * p.written.stride + p.written.places[j], 1, 2);
         const Vec<C> leaving = all<C>(w[j + 1]);
-        if (s == 0) __builtin_prefetch(written.rows + row * written.stride + written.places[j], 1, 2);
-        const Vec<C> zj = load_vector(z + j * kG), wfz = load_vector(terms_z + j * kG);
-        const Vec<C> next_z = right_z + wbz;
-        wbz = carry_over<cuts>(leaving, right_z, wbz);
-        right_z = zj;
-        store_vector(terms_z + j * kG, p.centres * zj + (wfz + wbz));
+        const Vec<C> z_here = load_vector(terms_z + j * kG), z_right = bz;
+        store_vector(terms_z + j * kG, z_here + carry_over<cuts>(leaving, bz));
+        bz = load_vector(z + j * kG) + carry_over<cuts>(leaving, bz);
         if constexpr (!sums) return Vec<C>{};
-        const Vec<C> xj = load_vector(x + j * kG), wfx = load_vector(terms_x + j * kG);
-        const Vec<C> next_x = right_x + wbx;
-        wbx = carry_over<cuts>(leaving, right_x, wbx);
-        right_x = xj;
-        const Vec<C> here = xj + wfx;
-        store_vector(terms_x + j * kG, here + wbx);
-        return here * next_z + (zj + wfz) * next_x;
+        const Vec<C> x_here = load_vector(terms_x + j * kG), x_right = bx;
+        store_vector(terms_x + j * kG, x_here + carry_over<cuts>(leaving, bx));
+        bx = load_vector(x + j * kG) + carry_over<cuts>(leaving, bx);
+        return x_here * z_right + z_here * x_right;
     };
     std::int64_t j = p.width;
     if (j % n != 0) {
