@@ -241,7 +241,7 @@ def _fused() -> bool:
 
 def _wanted(t: Tensor | None, wanted: bool) -> Tensor | None:
     """Memory for the derivative by t."""
-    return torch.empty_like(t) if wanted and t is not None else None
+    return _result_like(t) if wanted and t is not None else None
 
 
 def _filled(like: Tensor, *bars: Tensor | None) -> tuple[Tensor, ...]:
