@@ -141,8 +141,9 @@ def test_bits_do_not_depend_on_threads(dtype: Any) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("edge", [0, 6, 7, 8, 15, 16])
-def test_nothing_crosses_a_cut(isa: str, dtype: Any, edge: int) -> None:
-    """Weights of 0 around a NaN, in x and in y_bar: what lies beyond is as it would be without."""
+@pytest.mark.parametrize("before", [True, False])
+def test_nothing_crosses_a_cut(isa: str, dtype: Any, edge: int, before: bool) -> None:
+    """Weights of 0 around NaN and Inf, in x and in y_bar: what lies beyond is as it would be without."""
     sgs.set_isa(isa)
     rng = np.random.default_rng(edge)
     height, width = 19, 18
@@ -156,16 +157,18 @@ def test_nothing_crosses_a_cut(isa: str, dtype: Any, edge: int) -> None:
         y = _torch_ops.semi_global_filter(leaves[0], None, leaves[1:], [-2, -1], _core.CROSS, False, 0.0, 2)
         return list(torch.autograd.grad(y, leaves, seed))
 
+    # The derivative by a cut weight itself sees both sides.
+    first, second = slice(0, edge), slice(edge + 1, None)
+    dirty, beyond = (slice(0, edge + 1), second) if before else (second, first)
     clean = all_derivatives(x, seed)
-    dirty_x, dirty_seed = x.clone(), seed.clone()
-    dirty_x[3, : edge + 1, : edge + 1] = torch.nan
-    dirty_seed[5, : edge + 1, : edge + 1] = torch.inf
-    dirty = all_derivatives(dirty_x, dirty_seed)
-    beyond = (slice(None), slice(edge + 1, None), slice(edge + 1, None))
-    for a, b in zip(clean, dirty, strict=True):
-        assert torch.equal(a[beyond], b[beyond])
+    x, seed = x.clone(), seed.clone()
+    x[3, dirty, dirty] = torch.nan
+    seed[5, dirty, dirty] = torch.inf
+    spoilt = all_derivatives(x, seed)
+    for a, b in zip(clean, spoilt, strict=True):
         assert a.isfinite().all()
-    assert not dirty[0][:, : edge + 1, : edge + 1].isfinite().all()
+        assert torch.equal(a[:, beyond, beyond], b[:, beyond, beyond])
+    assert not spoilt[0][:, dirty, dirty].isfinite().all()
 
 
 @pytest.mark.parametrize("isa", ISAS)
