@@ -1,5 +1,6 @@
 // The semi-global filter, backward (11): y = P / S with P and S linear in x and in 1 or c.
 #include "gradient.h"
+#include "lanes_backward.h"
 #include "walk.h"
 
 namespace sgs {
@@ -27,27 +28,32 @@ template <class C> class FilterGradient {
         if (g_.confidence) operands.push_back(*g_.confidence);
         g_.shared = shared_dims(g_.x, g_.axes, operands);
         g_.each_centre = normalization == Normalization::none || normalization == Normalization::line;
-        if (sums_wanted) g_.chunks = count_chunks(g_.x, g_.axes, g_.shared);
+        lanes_ = normalization != Normalization::line && is_lanes_gradient(g_);
+        order_ = lanes_ ? lanes_order(g_) : g_.x_bar;
+        if (lanes_)
+            g_.chunks = count_lanes_chunks(g_);
+        else if (sums_wanted)
+            g_.chunks = count_chunks(g_.x, g_.axes, g_.shared);
         if (together_) divide_by(g_.axes);
         if (normalization == Normalization::line)
             for (const int a : g_.axes) divide_by({a});
         if (!sums_wanted) return;
         for (const int a : g_.axes) {
-            weight_sums_.push_back(std::make_unique<Sums<C>>(g_.x_bar, g_.shared, g_.chunks));
+            weight_sums_.push_back(std::make_unique<Sums<C>>(order_, g_.shared, g_.chunks));
             g_.weight_sums.push_back(edges(weight_sums_.back()->view(), a));
         }
         g_.chunk_stride = weight_sums_.front()->stride();
         for (std::size_t k = 0; k < supports_.size(); ++k) {
-            support_sums_.push_back(std::make_unique<Sums<C>>(g_.x_bar, g_.shared, g_.chunks));
+            support_sums_.push_back(std::make_unique<Sums<C>>(order_, g_.shared, g_.chunks));
             g_.support_sums.push_back(support_sums_.back()->view());
         }
         if (!g_.confidence) return;
-        confidence_sums_ = std::make_unique<Sums<C>>(g_.x_bar, g_.shared, g_.chunks);
+        confidence_sums_ = std::make_unique<Sums<C>>(order_, g_.shared, g_.chunks);
         g_.confidence_sums = confidence_sums_->view();
     }
 
     void run() {
-        add_gradient(g_, options_);
+        lanes_ ? add_lanes_gradient(g_, options_) : add_gradient(g_, options_);
         for (std::size_t k = 0; k < support_sums_.size(); ++k) add_support(k);
         if (!confidence_sums_) return;
         for (std::int64_t chunk = 0; chunk < g_.chunks; ++chunk) // (8): 0 where c = 0
@@ -73,7 +79,7 @@ template <class C> class FilterGradient {
     AnyView field() {
         if (g_.confidence) {
             if (!field_) {
-                field_ = std::make_unique<Sums<C>>(g_.x_bar, g_.shared, 1);
+                field_ = std::make_unique<Sums<C>>(order_, g_.shared, 1);
                 copy<C>(collapse(*g_.confidence, g_.shared), field_->view(), options_);
             }
             return field_->view();
@@ -93,7 +99,7 @@ template <class C> class FilterGradient {
     }
 
     void divide_by(const std::vector<int>& axes) {
-        supports_.push_back(std::make_unique<Sums<C>>(g_.x_bar, g_.shared, 1));
+        supports_.push_back(std::make_unique<Sums<C>>(order_, g_.shared, 1));
         const Sums<C>& s = *supports_.back();
         std::vector<AnyView> weights;
         for (const int a : axes) weights.push_back(shared_weights(a));
@@ -106,7 +112,7 @@ template <class C> class FilterGradient {
 
     // S too depends on the weights and on the confidence: the derivative by it, filtered the same way.
     void add_support(std::size_t k) {
-        const Sums<C> by_support(g_.x_bar, g_.shared, 1), by_field(g_.x_bar, g_.shared, 1);
+        const Sums<C> by_support(order_, g_.shared, 1), by_field(order_, g_.shared, 1);
         sum_to(support_sums_[k]->all(), by_support.view(), options_);
         kernels<C>().backward.support_gradient(by_support.get(), supports_[k]->get(), by_support.stride());
         Gradient h;
@@ -125,6 +131,8 @@ template <class C> class FilterGradient {
 
     Gradient g_;
     bool together_;
+    bool lanes_;    // channels side by side
+    AnyView order_; // of x_bar's shape: how sums lie in memory
     const Options& options_;
     std::vector<std::unique_ptr<Sums<C>>> supports_, weight_sums_, support_sums_;
     std::unique_ptr<Sums<C>> confidence_sums_, field_;

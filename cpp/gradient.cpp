@@ -404,10 +404,6 @@ template <class C> void run(const Gradient& g, const Options& options) {
         }
 }
 
-template <class From> double read(const void* data, std::int64_t i) {
-    return static_cast<double>(static_cast<const From*>(data)[i]);
-}
-
 } // namespace
 
 void add_gradient(const Gradient& g, const Options& options) {
@@ -455,36 +451,66 @@ void write(double value, const AnyView& to) {
 
 void sum_to(const AnyView& from, const AnyView& to, const Options& options) {
     const AnyView target = broadcast(to, from); // stride 0 where summed over
-    DimSet summed{};
-    for (int d = 0; d < from.ndim; ++d) {
-        const int own = d - (from.ndim - to.ndim);
-        summed[d] = own < 0 || to.shape[own] == 1;
-    }
     std::vector<int> kept_dims, summed_dims;
     const DimOrder order = order_by_stride(from);
-    for (int k = order.count - 1; k >= 0; --k)
-        (summed[order.dims[k]] ? summed_dims : kept_dims).push_back(order.dims[k]);
-    const std::int64_t count = product(from, summed, false);
-    const std::int64_t terms = product(from, summed, true);
-    const std::int64_t inner = summed_dims.empty() ? 1 : from.shape[summed_dims.back()];
-    const std::int64_t inner_stride = summed_dims.empty() ? 0 : from.strides[summed_dims.back()];
-    std::vector<int> outer_dims = summed_dims;
-    if (!outer_dims.empty()) outer_dims.pop_back();
+    std::int64_t count = 1, terms = 1;
+    for (int k = order.count - 1; k >= 0; --k) {
+        const int d = order.dims[k], own = d - (from.ndim - to.ndim);
+        if (from.shape[d] == 1) continue;
+        const bool summed = own < 0 || to.shape[own] == 1;
+        (summed ? summed_dims : kept_dims).push_back(d);
+        (summed ? terms : count) *= from.shape[d];
+    }
+    const auto take_last = [&](std::vector<int>& dims) {
+        const int d = dims.empty() ? -1 : dims.back();
+        if (!dims.empty()) dims.pop_back();
+        return d;
+    };
+    const auto length = [&](int d) { return d < 0 ? 1 : from.shape[d]; };
+    const auto stride = [&](const AnyView& v, int d) { return d < 0 ? 0 : v.strides[d]; };
+    // Results that lie side by side are summed side by side, a row of them at a time; their terms one by one where
+    // those do.
+    const int row_dim = take_last(kept_dims), term_dim = take_last(summed_dims);
+    const std::int64_t width = length(row_dim), inner = length(term_dim);
+    const std::int64_t row_stride = stride(from, row_dim), term_stride = stride(from, term_dim);
+    const std::int64_t rows = width == 0 ? 0 : count / width, outer = inner == 0 ? 0 : terms / inner;
 
-    constexpr std::int64_t kTask = 4096;
-    parallel_for((count + kTask - 1) / kTask, options, [&](std::int64_t task, int) {
-        for (std::int64_t i = task * kTask; i < std::min(count, (task + 1) * kTask); ++i) {
-            const AnyView line = moved(from, from, kept_dims, i);
-            double total = 0;
-            for (std::int64_t j = 0; j < (inner == 0 ? 0 : terms / inner); ++j) {
-                const void* data = outer_dims.empty() ? line.data : moved(line, from, outer_dims, j).data;
-                if (from.dtype == DType::float64)
-                    for (std::int64_t m = 0; m < inner; ++m) total += read<double>(data, m * inner_stride);
-                else
-                    for (std::int64_t m = 0; m < inner; ++m) total += read<float>(data, m * inner_stride);
-            }
-            write(total, moved(target, from, kept_dims, i));
+    constexpr std::int64_t kPiece = 256;
+    const std::int64_t pieces = (width + kPiece - 1) / kPiece;
+    parallel_for(rows * pieces, options, [&](std::int64_t task, int) {
+        const std::int64_t row = task / pieces, first = task % pieces * kPiece;
+        const std::int64_t size = std::min(kPiece, width - first);
+        const AnyView start = moved(from, from, kept_dims, row);
+        double totals[kPiece]{};
+        const auto add = [&](const auto* data) {
+            if (std::abs(term_stride) < std::abs(row_stride))
+                for (std::int64_t i = 0; i < size; ++i)
+                    for (std::int64_t m = 0; m < inner; ++m)
+                        totals[i] += static_cast<double>(data[(first + i) * row_stride + m * term_stride]);
+            else
+                for (std::int64_t m = 0; m < inner; ++m)
+                    for (std::int64_t i = 0; i < size; ++i)
+                        totals[i] += static_cast<double>(data[(first + i) * row_stride + m * term_stride]);
+        };
+        for (std::int64_t j = 0; j < outer; ++j) {
+            const void* data = moved(start, from, summed_dims, j).data;
+            if (from.dtype == DType::float64)
+                add(static_cast<const double*>(data));
+            else
+                add(static_cast<const float*>(data));
         }
+        const std::int64_t target_stride = stride(target, row_dim);
+        const AnyView place = moved(target, from, kept_dims, row);
+        const auto type = static_cast<std::size_t>(to.dtype);
+        if (to.dtype == DType::float64) {
+            kernels<double>().plane.store_rows[type](totals, size, place.at(first * target_stride), 0, target_stride, 1,
+                                                     size);
+            return;
+        }
+        float rounded[kPiece];
+        for (std::int64_t i = 0; i < size; ++i) rounded[i] = static_cast<float>(totals[i]);
+        kernels<float>().plane.store_rows[type](rounded, size, place.at(first * target_stride), 0, target_stride, 1,
+                                                size);
     });
 }
 

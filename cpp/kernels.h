@@ -168,12 +168,80 @@ template <class C> struct BackwardKernels {
     /// s becomes -s times the reciprocal support; 0 where that is marked.
     void (*support_gradient)(C* s, const C* reciprocal, std::int64_t count);
     /// d, as accumulate_distance leaves it, becomes d_bar times what the slope of the distance has in common for all
-    /// channels. `rounded`: the weights were rounded to float. Derivatives by scale and step are added lane by lane.
-    void (*distance_gradient[3])(C* d, const C* w_bar, std::int64_t steps, C step_length, C scale, bool rounded,
+    /// channels. `rounded`: the weights were rounded to float. Derivatives by scale and step are added to kLanes sums.
+    void (*distance_gradient[3])(C* d, const C* w_bar, std::int64_t count, C step_length, C scale, bool rounded,
                                  C* scale_bar, C* step_bar);
-    /// g_bar_i from row i of what distance_gradient left (the edge that enters) and row i + 1 (that leaves); g starts
-    /// one row before g_bar.
-    void (*difference_gradient[3])(C* g_bar, const C* g, const C* factor, std::int64_t steps);
+    /// g_bar from what distance_gradient left for the edges that enter and leave each node, 0 where there is none.
+    void (*difference_gradient[3])(C* g_bar, const C* before, const C* g, const C* after, const C* entering,
+                                   const C* leaving, std::int64_t count);
+};
+
+constexpr int kGradientLanes = 16; // planes that share their weights, side by side: the channels of one position
+constexpr int kGradientRows = 8;   // rows that are differentiated together
+
+/// Rows of up to kGradientLanes planes in memory, strides in elements.
+struct GradientPlanes {
+    void* data;
+    std::int64_t row_stride, column_stride;
+    const std::int64_t* offsets; // of each plane
+    int lanes;
+};
+
+/// Rows of planes in memory, `stride` bytes apart, that are to be brought into the caches in passing, a place for each
+/// position.
+struct GradientAhead {
+    const char* rows;
+    std::int64_t stride;
+    const std::int64_t* places; // bytes from the start of a row
+};
+
+/// A block of rows of planes that lie side by side: every position is kGradientLanes values, and has one number for
+/// each kind of weight.
+template <class C> struct GradientBlock {
+    std::int64_t rows, width, pitch; // pitch: positions from row to row of x, z and terms
+    const C* x;                      // [kGradientRows][pitch], 0 beyond rows
+    const C* z;                      // likewise: what flows back
+    const C* down;                   // [kGradientRows + 1][width], row i the weights that enter row i
+    const C* across;                 // [rows][width + 1], those that enter column j; 0 at both ends
+    C *above_x, *above_z;            // [width] F of the row above; left as the next block needs it
+    const C *below_x, *below_z;      // [width] B of the row below
+    C *terms_x, *terms_z;            // [kGradientRows][pitch]; terms_z becomes the derivative
+    C *across_sums, *down_sums;      // [rows][width] += derivative by the edge that leaves each position; or null
+    C* support_sums;                 // [rows][width] += sum of z times the line filters of x; or null
+    C* columns;                      // scratch, [width, in whole vectors]
+    bool cuts;                       // some weight is 0
+    GradientAhead written;           // where the derivative goes
+};
+
+/// B of the first row of a block, of one of x and z: all that the blocks above need of it.
+template <class C> struct GradientClimb {
+    std::int64_t rows, width;
+    const C* down; // as in GradientBlock
+    bool cuts;
+    const C* factors; // [rows][width], what values in memory are multiplied by, or null; as load takes them
+    bool masked;
+    const C* below; // [width] positions: B of the row below
+    C* first;       // [width]
+    C* carry;       // what climb_planes hands from block to block, [width + kGradientLanes], 0 at first
+};
+
+/// Derivatives (11) of both axes of planes side by side.
+template <class C> struct LanesBackwardKernels {
+    /// rows[r][j], of `pitch` positions, for `count` rows, 0 for the others of a block and for lanes that are not
+    /// there. Times factors[r][j], of `width`, if given; `masked`: a factor of 0 gives 0.
+    void (*load[4])(C* rows, std::int64_t pitch, const GradientPlanes& from, std::int64_t count, std::int64_t width,
+                    const C* factors, bool masked);
+    void (*store[4])(const C* rows, std::int64_t pitch, const GradientPlanes& to, std::int64_t count,
+                     std::int64_t width);
+    /// Straight from memory, if that serves; false, and nothing done, where it does not.
+    bool (*climb_planes[4])(const GradientClimb<C>& climb, const GradientPlanes& planes);
+    /// From rows that `load` left.
+    void (*climb)(const GradientClimb<C>& climb, const C* rows, std::int64_t pitch);
+    void (*differentiate)(const GradientBlock<C>& block);
+    /// sums[r][j] += sum over lanes of x y.
+    void (*dot)(C* sums, const C* x, const C* y, std::int64_t pitch, std::int64_t count, std::int64_t width);
+    /// (8) u becomes c u, c one number for each position, or null; y, or null, is added where c is not 0.
+    void (*finish)(C* u, const C* c, const C* y, std::int64_t pitch, std::int64_t count, std::int64_t width);
 };
 
 template <class C> struct Kernels {
@@ -184,6 +252,7 @@ template <class C> struct Kernels {
     PlaneKernels<C> plane;
     LanesKernels<C> lanes;
     BackwardKernels<C> backward;
+    LanesBackwardKernels<C> lanes_backward;
 };
 
 /// The kernels of the active instruction set.
@@ -205,6 +274,8 @@ template <class C> const Kernels<C>& kernels();
     extern const LanesKernels<double> lanes_double;                                                                    \
     extern const BackwardKernels<float> backward_float;                                                                \
     extern const BackwardKernels<double> backward_double;                                                              \
+    extern const LanesBackwardKernels<float> lanes_backward_float;                                                     \
+    extern const LanesBackwardKernels<double> lanes_backward_double;                                                   \
     }
 #if defined(__x86_64__)
 SGS_DECLARE_KERNELS(v2)

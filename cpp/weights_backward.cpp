@@ -1,12 +1,143 @@
-// Edge weights, backward (11).
+// Edge weights, backward (11): first what the derivatives of an edge have in common for all channels, then those by the
+// guide, as rows along memory both times.
 #include "gradient.h"
-#include "walk.h"
+#include "parallel.h"
+#include "segments.h"
 
 namespace sgs {
 namespace {
 
-// Nodes of a tile: rows before and after it are needed too.
-constexpr std::int64_t kNodes = kSteps - 3;
+constexpr std::int64_t kTaskRows = 16; // rows that one task computes
+
+template <class C> struct Rows {
+    // A place before and after for the neighbours of the ends.
+    alignas(64) C near[kSegment + 2]{}, far[kSegment]{}, before[kSegment + 2]{}, after[kSegment]{}, result[kSegment]{};
+};
+
+// The dimension that rows lie along: neighbours in memory, but not channels.
+int row_dimension(const AnyView& nodes, int channel_axis) {
+    const DimOrder order = order_by_stride(nodes, channel_axis);
+    for (int k = 0; k < order.count; ++k)
+        if (nodes.shape[order.dims[k]] > 1) return order.dims[k];
+    return channel_axis;
+}
+
+struct GuideEdges {
+    const AnyView &nodes, &edges; // the first channel of each head; w_bar
+    std::int64_t channels, channel_stride;
+    int axis, row_dim;
+    Metric metric;
+    const AnyView* trust; // of the nodes, or null
+};
+
+// d_bar times what the slopes have in common, edge by edge, in `factors`; and the derivatives by scale and step.
+template <class C> std::array<double, 2> differentiate_distances(const GuideEdges& g, const AnyView& factors,
+                                                                 double scale, double step, const Options& options) {
+    const WeightKernels<C>& kernel = kernels<C>().weight;
+    const auto m = static_cast<std::size_t>(g.metric);
+    const bool rounded = g.edges.dtype != DType::float64;
+    const Segments segments(factors, g.row_dim);
+    const std::int64_t tasks = (segments.count() + kTaskRows - 1) / kTaskRows;
+    std::vector<std::array<double, 2>> totals(static_cast<std::size_t>(tasks));
+    const PerWorker<Rows<C>> scratch(tasks, options);
+    CancelFlag cancel(options);
+    parallel_for(tasks, options, [&](std::int64_t task, int worker) {
+        Rows<C>& rows = scratch[worker];
+        alignas(64) C by_scale[kLanes]{}, by_step[kLanes]{};
+        const std::int64_t end = std::min(segments.count(), (task + 1) * kTaskRows);
+        for (std::int64_t segment = task * kTaskRows; segment < end; ++segment) {
+            cancel.check(worker);
+            const std::int64_t count = segments.length(segment);
+            C* const d = rows.result;
+            const Segments::Row<C> values(segments, g.nodes, segment);
+            std::fill_n(d, count, C(0));
+            for (std::int64_t c = 0; c < g.channels; ++c) {
+                const std::int64_t channel = c * g.channel_stride;
+                kernel.accumulate_distance[m](d, values.read(rows.near, channel, count),
+                                              values.read(rows.far, channel + g.nodes.strides[g.axis], count), count);
+            }
+            const auto ignore_untrusted = [&] {
+                if (g.trust == nullptr) return;
+                const Segments::Row<C> trusts(segments, *g.trust, segment);
+                kernel.ignore_untrusted(d, trusts.read(rows.near, 0, count),
+                                        trusts.read(rows.far, g.trust->strides[g.axis], count), count);
+            };
+            ignore_untrusted();
+            kernels<C>().backward.distance_gradient[m](
+                d, Segments::Row<C>(segments, g.edges, segment).read(rows.before, 0, count), count,
+                representable<C>(step), representable<C>(scale), rounded, by_scale, by_step);
+            ignore_untrusted();
+            Segments::Row<C>(segments, factors, segment).store(d, 0, count);
+        }
+        for (int l = 0; l < kLanes; ++l) {
+            totals[static_cast<std::size_t>(task)][0] += static_cast<double>(by_scale[l]);
+            totals[static_cast<std::size_t>(task)][1] += static_cast<double>(by_step[l]);
+        }
+    });
+    std::array<double, 2> sum{};
+    for (const std::array<double, 2>& t : totals)
+        for (std::size_t i = 0; i < 2; ++i) sum[i] += t[i];
+    return sum;
+}
+
+template <class C> void differentiate_guide(const GuideEdges& g, const AnyView& factors, const AnyView& nodes_bar,
+                                            std::int64_t bar_stride, const Options& options) {
+    const auto kernel = kernels<C>().backward.difference_gradient[static_cast<std::size_t>(g.metric)];
+    const Segments segments(g.nodes, g.row_dim);
+    const std::int64_t n = g.nodes.shape[g.axis], stride = g.nodes.strides[g.axis];
+    const bool along = g.axis == g.row_dim; // edges lie along the rows
+    const std::int64_t tasks = (segments.count() + kTaskRows - 1) / kTaskRows;
+    const PerWorker<Rows<C>> scratch(tasks, options);
+    CancelFlag cancel(options);
+    parallel_for(tasks, options, [&](std::int64_t task, int worker) {
+        Rows<C>& rows = scratch[worker];
+        alignas(64) C entering[kSegment + 1], leaving[kSegment];
+        const std::int64_t end = std::min(segments.count(), (task + 1) * kTaskRows);
+        for (std::int64_t segment = task * kTaskRows; segment < end; ++segment) {
+            cancel.check(worker);
+            const std::int64_t count = segments.length(segment), first = segments.position(segment, g.axis);
+            const bool from_before = first > 0, to_after = first + (along ? count : 1) < n;
+            const Segments::Row<C> values(segments, g.nodes, segment), edges(segments, factors, segment),
+                bars(segments, nodes_bar, segment);
+            // Edges to nodes that are not there have a factor of 0, and those nodes are never looked at.
+            const C* enter = entering;
+            const C* leave = along ? entering + 1 : leaving;
+            const std::int64_t back = factors.strides[g.axis];
+            if (along) {
+                entering[0] = entering[count] = C(0);
+                const std::int64_t skipped = from_before ? 0 : 1;
+                edges.load(entering + skipped, (skipped - 1) * back, count + (to_after ? 1 : 0) - skipped);
+            } else {
+                std::fill_n(entering, count, C(0));
+                std::fill_n(leaving, count, C(0));
+                if (from_before) enter = edges.read(entering, -back, count);
+                if (to_after) leave = edges.read(leaving, 0, count);
+            }
+            for (std::int64_t c = 0; c < g.channels; ++c) {
+                const std::int64_t channel = c * g.channel_stride;
+                const C *before, *here, *after;
+                if (along) {
+                    const std::int64_t skipped = from_before ? 1 : 0;
+                    C* const row = rows.near + 1;
+                    values.load(row - skipped, channel - skipped * stride, skipped + count + (to_after ? 1 : 0));
+                    before = row - 1;
+                    here = row;
+                    after = row + 1;
+                } else {
+                    here = values.read(rows.near, channel, count);
+                    before = from_before ? values.read(rows.before, channel - stride, count) : here;
+                    after = to_after ? values.read(rows.after, channel + stride, count) : here;
+                }
+                if (bars.direct()) {
+                    kernel(reinterpret_cast<C*>(bars.at(c * bar_stride)), before, here, after, enter, leave, count);
+                } else {
+                    kernel(rows.result, before, here, after, enter, leave, count);
+                    bars.store(rows.result, c * bar_stride, count);
+                }
+            }
+        }
+    });
+}
 
 } // namespace
 
@@ -22,86 +153,33 @@ void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const Any
         return v;
     };
     const AnyView nodes = first_channel(guide);
-    const AnyView nodes_bar = guide_bar != nullptr ? first_channel(*guide_bar) : nodes;
     const AnyView trust = confidence != nullptr ? broadcast(*confidence, nodes) : AnyView{};
-    const Lines lines(nodes, axis);
-    const std::int64_t n = lines.steps();
-    const std::int64_t tiles = nodes.size() > 0 ? lines.tiles() : 0;
-    std::vector<std::array<double, 2>> totals(static_cast<std::size_t>(tiles));
+    std::array<double, 2> sums{};
     with_compute_type(guide.dtype, [&](auto zero) {
         using C = decltype(zero);
-        const WeightKernels<C>& kernel = kernels<C>().weight;
-        const BackwardKernels<C>& backward = kernels<C>().backward;
-        const auto m = static_cast<std::size_t>(metric);
-        const bool rounded = w_bar.dtype != DType::float64;
-        Scratches<C> scratches(tiles, 0, options);
-        parallel_for(tiles, options, [&](std::int64_t tile, int worker) {
-            WalkScratch<C>& s = scratches[worker];
-            AnyView channel = nodes, channel_bar = nodes_bar;
-            Strand gs(lines, channel, tile), bs(lines, channel_bar, tile);
-            const Strand ws(lines, w_bar, tile);
-            const Strand cs = confidence != nullptr ? Strand(lines, trust, tile) : Strand();
-            const auto go_to = [&](std::int64_t c) {
-                channel.data = guide.at(c * guide.strides[channel_axis]);
-                if (guide_bar != nullptr) channel_bar.data = guide_bar->at(c * guide_bar->strides[channel_axis]);
-            };
-            C* const g = s.x.get() + kLanes; // a row before the first node
-            alignas(64) C by_scale[kLanes], by_step[kLanes];
-            std::array<double, 2>& total = totals[static_cast<std::size_t>(tile)];
-            for (std::int64_t first = 0; first < n; first += kNodes) {
-                const std::int64_t count = std::min(kNodes, n - first);
-                // Edges that touch the nodes first .. first + count; the first may belong to the tile before.
-                const std::int64_t edge = std::max<std::int64_t>(first - 1, 0);
-                const std::int64_t edges = std::min(first + count, n - 1) - edge;
-                const std::int64_t again = first - edge;
-                C* const d = s.terms.get() + kLanes; // row -1 is an edge that does not exist before node 0
-                std::fill_n(s.terms.get(), kTileSize, C(0));
-                for (std::int64_t c = 0; c < channels && edges > 0; ++c) {
-                    go_to(c);
-                    load(g, gs, edge, edges + 1);
-                    kernel.accumulate_distance[m](d, g, g + kLanes, edges * kLanes);
-                }
-                if (confidence != nullptr && edges > 0) {
-                    load(g, cs, edge, edges + 1);
-                    kernel.ignore_untrusted(d, g, g + kLanes, edges * kLanes);
-                }
-                load(s.w.get(), ws, edge, edges);
-                std::fill_n(by_scale, kLanes, C(0));
-                std::fill_n(by_step, kLanes, C(0));
-                const auto differentiate = [&](std::int64_t row, std::int64_t rows, C* scale_sum, C* step_sum) {
-                    backward.distance_gradient[m](d + row * kLanes, s.w.get() + row * kLanes, rows,
-                                                  representable<C>(step), representable<C>(scale), rounded, scale_sum,
-                                                  step_sum);
-                };
-                alignas(64) C unused[2][kLanes]{};
-                if (edges > 0) {
-                    differentiate(0, again, unused[0], unused[1]);
-                    differentiate(again, edges - again, by_scale, by_step);
-                    if (confidence != nullptr) kernel.ignore_untrusted(d, g, g + kLanes, edges * kLanes);
-                }
-                for (int l = 0; l < gs.lanes; ++l) {
-                    total[0] += static_cast<double>(by_scale[l]);
-                    total[1] += static_cast<double>(by_step[l]);
-                }
-                if (guide_bar == nullptr) continue;
-                std::fill_n(s.x.get(), kTileSize, C(0));
-                for (std::int64_t c = 0; c < channels; ++c) {
-                    go_to(c);
-                    load(g, gs, edge, std::max<std::int64_t>(edges, 0) + 1);
-                    backward.difference_gradient[m](s.w.get(), g + (again - 1) * kLanes, d + (again - 1) * kLanes,
-                                                    count);
-                    store(s.w.get(), bs, first, count);
-                }
-            }
-        });
+        if (nodes.size() == 0) return;
+        const GuideEdges g{nodes,    w_bar,
+                           channels, guide.strides[channel_axis],
+                           axis,     row_dimension(nodes, channel_axis),
+                           metric,   confidence != nullptr ? &trust : nullptr};
+        // Rows first, whatever the order of the other dimensions.
+        AnyView factors = w_bar;
+        const Buffer<C> memory(w_bar.size());
+        factors.data = memory.get();
+        factors.dtype = dtype_of<C>::value;
+        std::int64_t stride = factors.shape[g.row_dim];
+        factors.strides[g.row_dim] = 1;
+        for (int d = factors.ndim - 1; d >= 0; --d) {
+            if (d == g.row_dim) continue;
+            factors.strides[d] = stride;
+            stride *= factors.shape[d];
+        }
+        if (w_bar.size() > 0) sums = differentiate_distances<C>(g, factors, scale, step, options);
+        if (guide_bar != nullptr)
+            differentiate_guide<C>(g, factors, first_channel(*guide_bar), guide_bar->strides[channel_axis], options);
     });
-    double by_scale = 0, by_step = 0;
-    for (const std::array<double, 2>& t : totals) {
-        by_scale += t[0];
-        by_step += t[1];
-    }
-    if (scale_bar != nullptr) write(by_scale, *scale_bar);
-    if (step_bar != nullptr) write(by_step, *step_bar);
+    if (scale_bar != nullptr) write(sums[0], *scale_bar);
+    if (step_bar != nullptr) write(sums[1], *step_bar);
 }
 
 } // namespace sgs

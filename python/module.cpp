@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "backward_module.h"
 #include "call.h"
 #include "cuda_module.h"
+#include "large_pages.h"
 #include "sgs.h"
 #include "sgs_cuda.h"
 
@@ -142,6 +144,9 @@ PYBIND11_MODULE(_core, m) {
         return std::vector<std::string>(names.begin(), names.end());
     });
     m.def("forked", &sgs::forked);
+    m.def("prefer_large_pages", [](std::uintptr_t address, std::size_t size) {
+        sgs::prefer_large_pages(reinterpret_cast<void*>(address), size);
+    });
     m.def("cuda_available", &sgs::cuda::cuda_available);
     m.def("build_info", &build_info);
 }

@@ -42,6 +42,7 @@ ATTENTION = "tests/test_attention_map.py"
 CONCURRENCY = "tests/test_concurrency.py"
 TORCH = "tests/test_torch_ops.py"
 BANDS = "tests/test_bands.py"
+SHARED = "tests/test_shared_weights_backward.py"
 
 MUTANTS = [
     Mutant(
@@ -515,11 +516,67 @@ MUTANTS = [
         TORCH,
     ),
     Mutant(
-        "backward: an edge between two chunks counted twice in the scale's derivative",
+        "backward: the edge between two segments of a guide's row dropped",
         "cpp/weights_backward.cpp",
-        "const std::int64_t again = first - edge;",
-        "const std::int64_t again = 0;",
-        TORCH,
+        "count + (to_after ? 1 : 0) - skipped);",
+        "count - skipped);",
+        SHARED,
+    ),
+    Mutant(
+        "backward: the edge from the row above dropped",
+        "cpp/weights_backward.cpp",
+        "if (from_before) enter = edges.read(entering, -back, count);",
+        "",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: the second term of a horizontal weight's derivative dropped",
+        "cpp/kernels/lanes_backward.cpp",
+        "return x_here * z_right + z_here * x_right;",
+        "return x_here * z_right;",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: the first term of a vertical weight's derivative dropped",
+        "cpp/kernels/lanes_backward.cpp",
+        "found[r] = fx * below_z[r] + fz * below_x[r];",
+        "found[r] = fz * below_x[r];",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: a cut overlooked on the way up",
+        "cpp/kernels/lanes_backward.cpp",
+        "b[k] = x + carry_over<cuts>(w, b[k]);",
+        "b[k] = x + w * b[k];",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: a cut overlooked between two blocks",
+        "cpp/lanes_backward.cpp",
+        "(first > 0 && has_zero(s_.down.get(), width)) ||",
+        "false ||",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: the residual passes a derivative where the confidence is 0",
+        "cpp/kernels/lanes_backward.cpp",
+        "if (y != nullptr && trust != C(0)) v += y[at + l];",
+        "if (y != nullptr) v += y[at + l];",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: the last groups of a chunk left out",
+        "cpp/lanes_backward.cpp",
+        "(p.groups() + g.chunks - 1) / g.chunks",
+        "p.groups() / g.chunks",
+        SHARED,
+    ),
+    Mutant(
+        "backward, side by side: B starts anew in every block",
+        "cpp/kernels/lanes_backward.cpp",
+        "b[k] = load_vector(carry + k * n);",
+        "b[k] = Vec<C>{};",
+        SHARED,
     ),
     Mutant(
         "backward: the last chunk of channels not summed",

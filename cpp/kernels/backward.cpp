@@ -74,12 +74,12 @@ template <class C> void support_gradient(C* __restrict s, const C* __restrict r,
 float root(float v) { return __builtin_sqrtf(v); }
 double root(double v) { return __builtin_sqrt(v); }
 
-template <class C, int metric> void distance_gradient(C* __restrict d, const C* __restrict w_bar, std::int64_t steps,
+template <class C, int metric> void distance_gradient(C* __restrict d, const C* __restrict w_bar, std::int64_t count,
                                                       C step_length, C scale, bool rounded, C* __restrict scale_bar,
                                                       C* __restrict step_bar) {
-    for (std::int64_t i = 0; i < steps; ++i)
-        for (int l = 0; l < kLanes; ++l) {
-            const std::int64_t k = i * kLanes + l;
+    const auto differentiate = [=](std::int64_t first, int lanes) __attribute__((always_inline)) {
+        for (int l = 0; l < lanes; ++l) {
+            const std::int64_t k = first + l;
             const C distance = metric == 0 ? root(d[k]) : d[k];
             C w = edge_weight(distance, step_length, scale);
             w = rounded ? static_cast<C>(static_cast<float>(w)) : w;
@@ -90,6 +90,10 @@ template <class C, int metric> void distance_gradient(C* __restrict d, const C* 
             if constexpr (metric == 1) d[k] = d_bar;
             if constexpr (metric == 2) d[k] = C(2) * d_bar;
         }
+    };
+    std::int64_t first = 0;
+    for (; first + kLanes <= count; first += kLanes) differentiate(first, kLanes);
+    differentiate(first, static_cast<int>(count - first));
 }
 
 // The derivative of the distance by the difference, times what distance_gradient left; 0 times infinity is 0 here: such
@@ -100,11 +104,11 @@ template <int metric, class C> C slope(C factor, C difference) {
     return carried(factor, difference);
 }
 
-template <class C, int metric>
-void difference_gradient(C* __restrict g_bar, const C* __restrict g, const C* __restrict factor, std::int64_t steps) {
-    for (std::int64_t k = 0; k < steps * kLanes; ++k)
-        g_bar[k] = slope<metric>(factor[k], g[k + kLanes] - g[k]) -
-                   slope<metric>(factor[k + kLanes], g[k + 2 * kLanes] - g[k + kLanes]);
+template <class C, int metric> void difference_gradient(C* __restrict g_bar, const C* before, const C* g,
+                                                        const C* after, const C* __restrict entering,
+                                                        const C* __restrict leaving, std::int64_t count) {
+    for (std::int64_t k = 0; k < count; ++k)
+        g_bar[k] = slope<metric>(entering[k], g[k] - before[k]) - slope<metric>(leaving[k], after[k] - g[k]);
 }
 
 template <class C> constexpr BackwardKernels<C> table{

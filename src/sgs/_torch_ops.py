@@ -42,6 +42,14 @@ def _raw_or_none(t: Tensor | None) -> tuple[Any, ...] | None:
     return None if t is None else _raw(t)
 
 
+def _result_like(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for a result, on large pages where it is large (NumPy's arrays have them anyway)."""
+    y = torch.empty_like(t, dtype=dtype)
+    if y.numel() >= 1 << 20 and y.is_cpu:
+        _core.prefer_large_pages(y.data_ptr(), y.nbytes)
+    return y
+
+
 def _run(function: str, like: Tensor, num_threads: int, *args: object) -> None:
     """Run a function of the core where `like` lives; `num_threads` 0 is torch's own number."""
     if like.is_cuda:
@@ -233,7 +241,7 @@ def _fused() -> bool:
 
 def _wanted(t: Tensor | None, wanted: bool) -> Tensor | None:
     """Memory for the derivative by t."""
-    return torch.empty_like(t) if wanted and t is not None else None
+    return _result_like(t) if wanted and t is not None else None
 
 
 def _filled(like: Tensor, *bars: Tensor | None) -> tuple[Tensor, ...]:
@@ -413,7 +421,7 @@ def _like_first(x: Tensor, *_: object) -> Tensor:
 
 
 def _scan_kernel(x: Tensor, w: Tensor, initial: Tensor | None, axis: int, reverse: bool, num_threads: int) -> Tensor:
-    y = torch.empty_like(x)
+    y = _result_like(x)
     _run("scan", x, num_threads, _raw(x), _raw(w), _raw(y), axis % x.ndim, reverse, _raw_or_none(initial))
     return y
 
@@ -500,7 +508,7 @@ def _scan_backward_kernel(
     want_w: bool,
     want_initial: bool,
 ) -> tuple[Tensor, ...]:
-    x_bar = torch.empty_like(x, dtype=computing_dtype(x.dtype) if want_initial else x.dtype)
+    x_bar = _result_like(x, computing_dtype(x.dtype) if want_initial else x.dtype)
     w_bar, initial_bar = _wanted(w, want_w), _wanted(initial, want_initial)
     inputs = _raw(x), _raw(w), _raw_or_none(initial), _raw(g)
     bars = _raw(x_bar), _raw_or_none(w_bar), _raw_or_none(initial_bar)
@@ -529,7 +537,7 @@ scan_backward = Backward(
 def _line_kernel(
     x: Tensor, w: Tensor, left: Tensor | None, right: Tensor | None, axis: int, num_threads: int
 ) -> Tensor:
-    y = torch.empty_like(x)
+    y = _result_like(x)
     ends = _raw_or_none(left), _raw_or_none(right)
     _run("line_filter", x, num_threads, _raw(x), _raw(w), _raw(y), axis % x.ndim, *ends)
     return y
@@ -620,7 +628,7 @@ def _line_backward_kernel(
     want_left: bool,
     want_right: bool,
 ) -> tuple[Tensor, ...]:
-    x_bar = torch.empty_like(x, dtype=computing_dtype(x.dtype) if want_left or want_right else x.dtype)
+    x_bar = _result_like(x, computing_dtype(x.dtype) if want_left or want_right else x.dtype)
     w_bar, left_bar, right_bar = _wanted(w, want_w), _wanted(left, want_left), _wanted(right, want_right)
     inputs = _raw(x), _raw(w), _raw_or_none(left), _raw_or_none(right), _raw(g)
     bars = _raw(x_bar), _raw_or_none(w_bar), _raw_or_none(left_bar), _raw_or_none(right_bar)
@@ -650,7 +658,7 @@ line_filter_backward = Backward(
 
 def _tree_kernel(function: str) -> Callable[..., Tensor]:
     def kernel(x: Tensor, w: Tensor, axis: int, root: int, num_threads: int) -> Tensor:
-        y = torch.empty_like(x)
+        y = _result_like(x)
         _run(function, x, num_threads, _raw(x), _raw(w), _raw(y), axis % x.ndim, root)
         return y
 
@@ -1088,7 +1096,7 @@ def semi_global_filter(
 
 def _filter_kernel(*args: Any) -> Tensor:
     f = _Filter.of(args)
-    y = torch.empty_like(f.x)
+    y = _result_like(f.x)
     ndim = f.x.ndim
     inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(y), [a % ndim for a in f.axes]
     trust = _raw_or_none(f.confidence)
@@ -1111,7 +1119,7 @@ def filter_directly(
     num_threads: int,
 ) -> Tensor:
     """The kernels of `edge_weights`, along every axis, and of the filter in one call, where `is_direct`; one head."""
-    y = torch.empty_like(x)
+    y = _result_like(x)
     values = _raw(x)
     result = (y.data_ptr(), values[1], values[2], y.stride())
     guided_by = values if guide is None else _raw(guide)
@@ -1317,7 +1325,7 @@ filter_operator = Operator(
 def _filter_backward_kernel(g: Tensor, *args: Any) -> tuple[Tensor, ...]:
     *args, want_confidence, want_weights = args  # type: ignore[assignment]
     f = _Filter.of(args)
-    x_bar, confidence_bar = torch.empty_like(f.x), _wanted(f.confidence, want_confidence)
+    x_bar, confidence_bar = _result_like(f.x), _wanted(f.confidence, want_confidence)
     w_bars = [torch.empty_like(w) for w in f.weights] if want_weights else []
     inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(g)
     by_support = (None,) if f.x.is_cuda else ()
