@@ -142,21 +142,24 @@ template <class C> struct LanesKernels {
     void (*trust)(C* x, const C* c, std::int64_t width, bool only_mask);
 };
 
+constexpr int kLinkPitch = 2 * kRows;
+
 /// kRows lines along memory, where each step is next to the one before.
 template <class C> struct RowLines {
-    const void* x;                           // step 0
-    alignas(64) std::int64_t offsets[kRows]; // where each line starts; places without a line repeat one
+    const void* x;               // step 0
+    std::int64_t offsets[kRows]; // where each line starts; places without a line repeat one
     std::int64_t steps;
-    bool readable_beyond; // kRows elements from the start of each line, also if there are fewer steps
-    std::int64_t ahead;   // elements from x to what is needed soon
-    const C* links;       // [steps + 1][pitch], row i the weights that enter step i
-    std::int64_t pitch;
-    C *values, *sums;      // [steps + kRows][kRows] scratch
+    bool readable_beyond;  // kRows elements from the start of each line, also if there are fewer steps
+    std::int64_t ahead;    // elements from x to what is needed soon
+    const C* links;        // [steps + 1][kLinkPitch], row i the weights that enter step i
+    C* values;             // [steps + kRows][kRows] scratch
+    C* sums;               // [steps / 2 + 2 kRows][kRows] scratch
     C* support;            // the same, where the result is divided by T(1), else null
     C *forward, *backward; // [kRows] F before the first step, B after the last; left as the next part needs it
     C *ones_forward, *ones_backward; // the same of ones
     C* y;                            // [kRows][steps] the result, and kRows elements of scratch
-    bool cuts, residual, reverse;
+    C residual;                      // what x counts in addition, where divided
+    bool cuts, reverse;
 };
 
 /// Lines side by side in memory, at least kRows of them.
@@ -175,9 +178,10 @@ template <class C> struct ColumnLines {
 /// (4) and (5) from memory to memory, by the dtype of x.
 template <class C> struct LineKernels {
     int deep;
-    /// tile[i][k] = source[i * step + offsets[k]] for kRows lines, rows `pitch` apart. By the dtype of the source.
-    void (*load_lines[4])(C* tile, std::int64_t pitch, const void* source, const std::int64_t* offsets,
-                          std::int64_t steps, std::int64_t step);
+    /// tile[i][k] = source[i * step + offsets[k]] for kRows lines, rows kLinkPitch apart, by the dtype of the source.
+    /// Returns whether one of them is 0.
+    bool (*load_lines[4])(C* tile, const void* source, const std::int64_t* offsets, std::int64_t steps,
+                          std::int64_t step);
     /// Only what flows out at the end.
     void (*carry_rows[4])(const RowLines<C>& lines);
     void (*filter_rows[4])(const RowLines<C>& lines);

@@ -4,12 +4,10 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kTable = 1 << 16; // elements of the weights of all lines that are kept together
-
 template <class C> struct RowScratch {
-    RowScratch(std::int64_t part, std::int64_t parts, std::int64_t pitch, bool normalized)
-        : links((part + 1) * pitch), values((part + kRows) * kRows), sums((part + kRows) * kRows),
-          support(normalized ? (part + kRows) * kRows : 0), y((part + 2) * kRows), carries(2 * parts * kRows) {}
+    RowScratch(std::int64_t part, std::int64_t parts, bool normalized)
+        : links((part + 1) * kLinkPitch), values((part + kRows) * kRows), sums((part / 2 + 2 * kRows) * kRows),
+          support(normalized ? (part / 2 + 2 * kRows) * kRows : 0), y((part + 2) * kRows), carries(2 * parts * kRows) {}
     Buffer<C> links, values, sums, support, y;
     Buffer<C> carries; // F before each part, of the values and of ones
     std::int64_t linked_to = -1;
@@ -20,60 +18,193 @@ template <class C> struct RowScratch {
 // Which lines are taken together, and which share their weights.
 struct RowPlan {
     SomeDims lines;          // kRows of them at a time
+    SomeDims repeats;        // the same with the same weights, again and again
     SomeDims units;          // what is left
-    SomeDims repeats;        // the same weights again and again
-    std::int64_t period = 0; // the weights of line l are those of line l % period, all laid out together; or 0
+    std::int64_t period = 0; // not 0: line l has the weights of line l % period, which are laid out once
 
     explicit RowPlan(const LineJob& job) {
         const AnyView& x = job.x;
         const DimOrder order = order_by_stride(job.y, job.axis);
-        const auto moves = [&](int d) { return job.w.strides[d] != 0; };
-        SomeDims all, own, run, shared;
-        bool in_run = true;
+        SomeDims all, own, shared;
         for (int k = 0; k < order.count; ++k) {
             const int d = order.dims[k];
             if (x.shape[d] == 1) continue;
             all.add(x, d);
-            (moves(d) ? own : shared).add(x, d);
-            in_run = in_run && moves(d);
-            if (in_run) run.add(x, d);
+            (job.w.strides[d] != 0 ? own : shared).add(x, d);
         }
-        lines = all;
-        if (shared.product == 1) return;
-        const bool fits = x.shape[job.axis] <= kPartSteps;
-        if (run.product > 1 && run.product * x.shape[job.axis] > kTable) { // one plane of lines after the other
-            lines = run;
-            repeats = shared;
-        } else if (fits && (run.product > 1 || shared.product >= kRows)) {
-            lines = run;
-            for (int k = 0; k < shared.count; ++k) lines.add(x, shared.dims[k]);
-            period = run.product;
-        } else {
+        const bool own_first = own.count > 0 && own.dims[0] == all.dims[0];
+        if (shared.product == 1 || (!own_first && shared.product < kRows)) { // each bundle of lines has its own weights
+            lines = all;
             return;
         }
-        for (int k = run.count; k < own.count; ++k) units.add(x, own.dims[k]);
+        const std::int64_t run = own_first ? x.shape[own.dims[0]] : 1;
+        if (own_first) lines.add(x, own.dims[0]);
+        for (int k = own_first ? 1 : 0; k < own.count; ++k) units.add(x, own.dims[k]);
+        if (run >= kRows || x.shape[job.axis] > kPartSteps) {
+            repeats = shared;
+        } else {
+            for (int k = 0; k < shared.count; ++k) lines.add(x, shared.dims[k]);
+            period = run;
+        }
     }
+    /// Lines that fill no bundle, though many share their weights.
+    std::int64_t odd_lines() const { return repeats.count > 0 ? lines.product % kRows : 0; }
 };
 
-// Weights of kRows lines that enter `steps` steps from `first` on; edges that do not exist count 1.
-template <class C> void load_links(C* links, std::int64_t pitch, const LineJob& job, const std::int64_t* offsets,
-                                   std::int64_t first, std::int64_t steps) {
+// job with lines [first, first + count) of dimension d.
+template <class F> void with_some_lines(const LineJob& job, int d, std::int64_t first, std::int64_t count, const F& f) {
+    LineJob some = job;
+    for (AnyView* v : {&some.x, &some.w, &some.y}) *v = narrow(*v, d, first, count);
+    AnyView ends[4];
+    int k = 0;
+    for (const AnyView** end : {&some.left, &some.right, &some.ones_left, &some.ones_right}) {
+        if (*end != nullptr) {
+            ends[k] = narrow(**end, d, first, count);
+            *end = &ends[k];
+        }
+        ++k;
+    }
+    f(some);
+}
+
+// Weights of kRows lines that enter `steps` steps from `first` on; edges that do not exist count 1. Whether one is 0.
+template <class C>
+bool load_links(C* links, const LineJob& job, const std::int64_t* offsets, std::int64_t first, std::int64_t steps) {
     const std::int64_t begin = first == 0 ? 1 : 0;
     const std::int64_t end = steps + (first + steps < job.edges() ? 1 : 0);
     const std::int64_t step = job.w.strides[job.axis];
-    if (end > begin)
-        kernels<C>().line.load_lines[static_cast<int>(job.w.dtype)](
-            links + begin * pitch, pitch, job.w.at((first + begin - 1) * step), offsets, end - begin, step);
     if (begin == 1) std::fill_n(links, kRows, C(1));
-    if (end == steps) std::fill_n(links + steps * pitch, kRows, C(1));
+    if (end == steps) std::fill_n(links + steps * kLinkPitch, kRows, C(1));
+    return end > begin &&
+           kernels<C>().line.load_lines[static_cast<int>(job.w.dtype)](
+               links + begin * kLinkPitch, job.w.at((first + begin - 1) * step), offsets, end - begin, step);
 }
 
-template <class C> void load_carry(C* carry, const AnyView* v, const std::int64_t* offsets) {
-    if (v == nullptr)
-        std::fill_n(carry, kRows, C(0));
-    else
-        kernels<C>().convert.load[static_cast<int>(v->dtype)](carry, v->data, 1, 0, offsets, kRows);
-}
+// One bundle of lines after the other, by one thread.
+template <class C> class RowWalk {
+  public:
+    RowWalk(const LineJob& job, const RowPlan& plan, std::int64_t unit, std::int64_t extent, std::int64_t part,
+            RowScratch<C>& scratch)
+        : job_(job), plan_(plan), unit_(unit), extent_(extent), n_(job.x.shape[job.axis]), part_(part),
+          parts_((n_ + part - 1) / part), s_(scratch) {
+        p_.links = s_.links.get();
+        p_.values = s_.values.get();
+        p_.sums = s_.sums.get();
+        p_.support = job.normalized ? s_.support.get() : nullptr;
+        p_.forward = s_.forward;
+        p_.backward = s_.backward;
+        p_.ones_forward = s_.ones_forward;
+        p_.ones_backward = s_.ones_backward;
+        p_.residual = job.residual ? C(1) : C(0);
+        p_.reverse = job.kind == LineJob::Kind::reverse_scan;
+        p_.ahead = plan.repeats.count > 0 ? job.x.strides[plan.repeats.dims[0]] : n_ * kRows;
+        const bool same_type = job.y.dtype == dtype_of<C>::value;
+        large_ = same_type && job.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;
+        if (plan.period != 0 && s_.linked_to != unit) link_period();
+    }
+
+    void run(std::int64_t bundle, std::int64_t repeat) {
+        if (bundle != bundle_) enter_bundle(bundle);
+        x_shift_ = plan_.repeats.offset(job_.x, job_.x, repeat);
+        y_shift_ = plan_.repeats.offset(job_.x, job_.y, repeat);
+        p_.readable_beyond = readable_ + x_shift_ <= extent_;
+        const auto flow_in = [&](C* carry, const AnyView* v) {
+            std::fill_n(carry, kRows, C(0));
+            if (v == nullptr) return;
+            std::int64_t offsets[kRows];
+            find_offsets(*v, bundle * kRows, plan_.repeats.offset(job_.x, *v, repeat), offsets);
+            kernels<C>().convert.load[static_cast<int>(v->dtype)](carry, v->data, 1, 0, offsets, kRows);
+        };
+        flow_in(s_.forward, p_.reverse ? nullptr : job_.left);
+        flow_in(s_.backward, p_.reverse ? job_.left : job_.right);
+        flow_in(s_.ones_forward, job_.ones_left);
+        flow_in(s_.ones_backward, job_.ones_right);
+        if (job_.kind != LineJob::Kind::filter) {
+            for (std::int64_t i = 0; i < parts_; ++i) write(p_.reverse ? parts_ - 1 - i : i, line().scan_rows);
+            return;
+        }
+        for (std::int64_t k = 0; k + 1 < parts_; ++k) {
+            std::copy_n(s_.forward, kRows, kept(k));
+            std::copy_n(s_.ones_forward, kRows, kept(k) + kRows);
+            take(k);
+            line().carry_rows[dtype()](p_);
+        }
+        for (std::int64_t k = parts_ - 1; k >= 0; --k) {
+            if (k + 1 < parts_) {
+                std::copy_n(kept(k), kRows, s_.forward);
+                std::copy_n(kept(k) + kRows, kRows, s_.ones_forward);
+            }
+            write(k, line().filter_rows);
+        }
+    }
+
+  private:
+    static const LineKernels<C>& line() { return kernels<C>().line; }
+    int dtype() const { return static_cast<int>(job_.x.dtype); }
+    C* kept(std::int64_t part) const { return s_.carries.get() + 2 * part * kRows; }
+
+    // Of kRows lines from `first` on; where there are no more, the last one again. Returns how many there are.
+    std::int64_t find_offsets(const AnyView& v, std::int64_t first, std::int64_t base, std::int64_t* out) const {
+        const std::int64_t count = std::min<std::int64_t>(kRows, plan_.lines.product - first);
+        plan_.lines.offsets(job_.x, v, first, count, plan_.units.offset(job_.x, v, unit_) + base, out);
+        std::fill(out + count, out + kRows, out[count - 1]);
+        return count;
+    }
+    void link_period() {
+        s_.cuts = false;
+        const std::int64_t base = plan_.units.offset(job_.x, job_.w, unit_);
+        for (std::int64_t g = 0; g < kLinkPitch; g += kRows) {
+            std::int64_t offsets[kRows];
+            for (std::int64_t k = 0; k < kRows; ++k)
+                offsets[k] = base + plan_.lines.offset(job_.x, job_.w, (g + k) % plan_.period);
+            s_.cuts |= load_links(s_.links.get() + g, job_, offsets, 0, n_);
+        }
+        s_.linked_to = unit_;
+    }
+    void enter_bundle(std::int64_t bundle) {
+        bundle_ = bundle;
+        count_ = find_offsets(job_.y, bundle * kRows, 0, to_);
+        find_offsets(job_.x, bundle * kRows, 0, p_.offsets);
+        readable_ = *std::max_element(p_.offsets, p_.offsets + kRows) + kRows;
+        if (job_.x.data == job_.y.data) readable_ = extent_ + 1; // others may write there
+        dense_ = true;
+        for (std::int64_t r = 1; r < count_; ++r) dense_ &= to_[r] == to_[0] + r * n_;
+        if (plan_.period != 0) p_.links = s_.links.get() + bundle * kRows % plan_.period;
+    }
+    // Part k of the lines: its weights.
+    void take(std::int64_t k) {
+        const std::int64_t first = k * part_;
+        p_.x = job_.x.at(first + x_shift_);
+        p_.steps = std::min(part_, n_ - first);
+        const std::int64_t link = (unit_ * (plan_.lines.product + kRows) + bundle_) * parts_ + k;
+        if (plan_.period == 0 && s_.linked_to != link) {
+            std::int64_t offsets[kRows];
+            find_offsets(job_.w, bundle_ * kRows, 0, offsets);
+            s_.cuts = load_links(s_.links.get(), job_, offsets, first, p_.steps);
+            s_.linked_to = link;
+        }
+        p_.cuts = s_.cuts;
+    }
+    template <class Kernel> void write(std::int64_t k, const Kernel& kernel) {
+        take(k);
+        void* target = job_.y.at(k * part_ + y_shift_);
+        const bool same_type = job_.y.dtype == dtype_of<C>::value;
+        p_.y = same_type ? aligned_like(s_.y.get(), static_cast<C*>(target) + to_[0]) : s_.y.get();
+        kernel[dtype()](p_);
+        const bool whole = (dense_ && p_.steps == n_) || p_.steps * static_cast<std::int64_t>(sizeof(C)) >= kLongPiece;
+        line().write_rows[dtype()](p_.y, count_, p_.steps, target, to_, large_ && whole);
+    }
+
+    const LineJob& job_;
+    const RowPlan& plan_;
+    const std::int64_t unit_, extent_, n_, part_, parts_;
+    RowScratch<C>& s_;
+    RowLines<C> p_{};
+    bool large_;
+    std::int64_t bundle_ = -1, count_ = 0, readable_ = 0, x_shift_ = 0, y_shift_ = 0;
+    bool dense_ = false; // the bundle's lines follow one another in y
+    std::int64_t to_[kRows];
+};
 
 } // namespace
 
@@ -82,131 +213,29 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
     const std::int64_t n = x.shape[job.axis];
     if (n < 2 || x.strides[job.axis] != 1 || y.strides[job.axis] != 1) return false;
     const RowPlan plan(job);
-    const std::int64_t part = std::min(n, kPartSteps), parts = (n + part - 1) / part;
-    const std::int64_t pitch = plan.period != 0 ? (plan.period + 2 * kRows - 2) / kRows * kRows : kRows;
-    const std::int64_t bundles = (plan.lines.product + kRows - 1) / kRows;
-    const std::int64_t items = bundles * plan.repeats.product; // of each unit
+    if (const std::int64_t odd = plan.odd_lines(); odd != 0 && odd < plan.lines.product) {
+        const auto run = [&](const LineJob& some) { run_row_lines<C>(some, options); };
+        with_some_lines(job, plan.lines.dims[0], 0, plan.lines.product - odd, run);
+        with_some_lines(job, plan.lines.dims[0], plan.lines.product - odd, odd, run);
+        return true;
+    }
+    const std::int64_t part = std::min(n, kPartSteps);
+    const std::int64_t repeats = plan.repeats.product;
+    const std::int64_t items = (plan.lines.product + kRows - 1) / kRows * repeats; // of each unit
     const std::int64_t per_task = std::clamp<std::int64_t>(kTaskSize / (n * kRows), 1, items);
     const std::int64_t tasks_per_unit = (items + per_task - 1) / per_task;
     const std::int64_t tasks = plan.units.product * tasks_per_unit;
-    const bool same_type = y.dtype == dtype_of<C>::value;
-    const bool large = same_type && y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;
     std::int64_t extent = 1; // of x, from its first element on
     for (int d = 0; d < x.ndim; ++d) extent += std::max<std::int64_t>((x.shape[d] - 1) * x.strides[d], 0);
-    const LineKernels<C>& kernel = kernels<C>().line;
-    const int dtype = static_cast<int>(x.dtype);
-    const PerWorker<RowScratch<C>> scratch(tasks, options, part, parts, pitch, job.normalized);
+    const PerWorker<RowScratch<C>> scratch(tasks, options, part, (n + part - 1) / part, job.normalized);
     CancelFlag cancel(options);
 
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        RowScratch<C>& s = scratch[worker];
-        const std::int64_t unit = task / tasks_per_unit;
-        const auto unit_offset = [&](const AnyView& v) { return plan.units.offset(x, v, unit); };
-        RowLines<C> p{};
-        p.links = s.links.get();
-        p.pitch = pitch;
-        p.values = s.values.get();
-        p.sums = s.sums.get();
-        p.support = job.normalized ? s.support.get() : nullptr;
-        p.forward = s.forward;
-        p.backward = s.backward;
-        p.ones_forward = s.ones_forward;
-        p.ones_backward = s.ones_backward;
-        p.residual = job.residual;
-        p.reverse = job.kind == LineJob::Kind::reverse_scan;
-
-        std::int64_t offsets[kRows];
-        // Of kRows lines from `line` on; where there are no more, the last one again.
-        const auto find_offsets = [&](const AnyView& v, std::int64_t line, std::int64_t repeat, std::int64_t* out) {
-            const std::int64_t count = std::min<std::int64_t>(kRows, plan.lines.product - line);
-            plan.lines.offsets(x, v, line, count, unit_offset(v) + plan.repeats.offset(x, v, repeat), out);
-            std::fill(out + count, out + kRows, out[count - 1]);
-            return count;
-        };
-        const auto make_links = [&](std::int64_t line, std::int64_t first, std::int64_t steps) {
-            find_offsets(job.w, line, 0, offsets);
-            load_links(s.links.get(), pitch, job, offsets, first, steps);
-            s.cuts = kernels<C>().plane.has_zero(s.links.get(), (steps + 1) * pitch);
-        };
-        if (plan.period != 0 && s.linked_to != unit) {
-            const std::int64_t base = unit_offset(job.w);
-            for (std::int64_t g = 0; g < pitch; g += kRows) {
-                for (std::int64_t k = 0; k < kRows; ++k)
-                    offsets[k] = base + plan.lines.offset(x, job.w, (g + k) % plan.period);
-                load_links(s.links.get() + g, pitch, job, offsets, 0, n);
-            }
-            s.cuts = kernels<C>().plane.has_zero(s.links.get(), (n + 1) * pitch);
-            s.linked_to = unit;
-        }
-
+        RowWalk<C> walk(job, plan, task / tasks_per_unit, extent, part, scratch[worker]);
         const std::int64_t begin = task % tasks_per_unit * per_task, end = std::min(items, begin + per_task);
         for (std::int64_t item = begin; item < end; ++item) {
             cancel.check(worker);
-            const std::int64_t bundle = item / plan.repeats.product, repeat = item % plan.repeats.product;
-            const std::int64_t line = bundle * kRows;
-            if (plan.period != 0) {
-                p.links = s.links.get() + line % plan.period;
-            } else if (parts == 1 && s.linked_to != unit * bundles + bundle) {
-                make_links(line, 0, n);
-                s.linked_to = unit * bundles + bundle;
-            }
-            const auto enter = [&](C* carry, const AnyView* v) {
-                if (v != nullptr) find_offsets(*v, line, repeat, offsets);
-                load_carry(carry, v, offsets);
-            };
-            enter(s.forward, p.reverse ? nullptr : job.left);
-            enter(s.backward, p.reverse ? job.left : job.right);
-            enter(s.ones_forward, job.ones_left);
-            enter(s.ones_backward, job.ones_right);
-            std::int64_t to[kRows];
-            const std::int64_t count = find_offsets(y, line, repeat, to);
-            find_offsets(x, line, repeat, p.offsets);
-            p.readable_beyond = x.data != y.data;
-            for (const std::int64_t offset : p.offsets) p.readable_beyond &= offset + kRows <= extent;
-            p.ahead = plan.repeats.count > 0 ? x.strides[plan.repeats.dims[0]] : n * kRows;
-
-            const auto take = [&](std::int64_t k) {
-                const std::int64_t first = k * part;
-                p.x = x.at(first);
-                p.steps = std::min(part, n - first);
-                if (parts > 1) {
-                    cancel.check(worker);
-                    make_links(line, first, p.steps);
-                }
-                p.cuts = s.cuts;
-            };
-            const auto write = [&](std::int64_t k) {
-                const void* target = static_cast<const char*>(y.at(k * part + to[0]));
-                p.y = same_type ? aligned_like(s.y.get(), target) : s.y.get();
-                (job.kind == LineJob::Kind::filter ? kernel.filter_rows : kernel.scan_rows)[dtype](p);
-                bool stream = large;
-                if (p.steps * static_cast<std::int64_t>(sizeof(C)) < kLongPiece)
-                    for (std::int64_t r = 1; r < count; ++r) stream &= p.steps == n && to[r] == to[0] + r * n;
-                kernel.write_rows[dtype](p.y, count, p.steps, y.at(k * part), to, stream);
-            };
-            if (job.kind == LineJob::Kind::filter) {
-                for (std::int64_t k = 0; k < parts; ++k) {
-                    C* kept = s.carries.get() + 2 * k * kRows;
-                    std::copy_n(s.forward, kRows, kept);
-                    std::copy_n(s.ones_forward, kRows, kept + kRows);
-                    if (k + 1 == parts) break;
-                    take(k);
-                    kernel.carry_rows[dtype](p);
-                }
-                for (std::int64_t k = parts - 1; k >= 0; --k) {
-                    const C* kept = s.carries.get() + 2 * k * kRows;
-                    std::copy_n(kept, kRows, s.forward);
-                    std::copy_n(kept + kRows, kRows, s.ones_forward);
-                    take(k);
-                    write(k);
-                }
-            } else {
-                for (std::int64_t i = 0; i < parts; ++i) {
-                    const std::int64_t k = p.reverse ? parts - 1 - i : i;
-                    take(k);
-                    write(k);
-                }
-            }
+            walk.run(item / repeats, item % repeats);
         }
     });
     return true;

@@ -36,6 +36,16 @@ template <bool cuts, class V> __attribute__((always_inline)) inline V arrive(V x
     return sum;
 }
 
+/// v, in a register from here on: where the compiler would fold a load into two instructions, it loads twice.
+template <class V> __attribute__((always_inline)) inline V in_register(V v) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(v));
+#elif defined(__SSE2__)
+    asm("" : "+x"(v));
+#endif
+    return v;
+}
+
 // ---- lines along memory
 
 // Fewer steps than this beside the squares are copied one by one.
@@ -45,7 +55,7 @@ constexpr int kFew = 4;
 template <class C, class S>
 __attribute__((always_inline)) inline void load_square(Vec<C>* v, const S* x, const std::int64_t* offsets) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kWidth<C>; ++k) v[k] = load_as<C>(x + offsets[k]);
+    for (int k = 0; k < kWidth<C>; ++k) v[k] = in_register(load_as<C>(x + offsets[k]));
     transpose<C>(v);
 }
 
@@ -90,35 +100,50 @@ template <class C> void store_few(const C* tile, C* y, std::int64_t steps, std::
     store_square<C>(v, y + first, steps);
 }
 
-// (4) forward, each(i, x) for every step; steps that fill no square come first.
-template <class C, class S, class Each>
-__attribute__((always_inline)) inline void go_forward(const RowLines<C>& p, int group, const Each& each) {
+// Steps between which F is kept: from one to the next it is found again, in registers.
+template <class C> constexpr int kApart = kWidth<C> < 4 ? kWidth<C> : 4;
+
+// Where F before step i is kept, where steps fill squares; F of a step beside them.
+template <class C> std::int64_t kept_at(std::int64_t i) { return i / kApart<C> * kRows; }
+template <class C> std::int64_t kept_beside(std::int64_t squares, std::int64_t i) {
+    return (squares / kApart<C> + i - squares) * kRows;
+}
+
+// (4) forward: square(i, v) for every kWidth steps, then beside(i, x) for those that fill no square.
+template <class C, class S, class Square, class Beside> __attribute__((always_inline)) inline void
+go_forward(const RowLines<C>& p, int group, const Square& square, const Beside& beside) {
     constexpr int n = kWidth<C>;
     const S* x = static_cast<const S*>(p.x);
     const std::int64_t* offsets = p.offsets + group;
     const std::int64_t few = p.steps % n;
-    C* tile = p.values + group;
-    load_few<C>(tile, p, x, offsets, 0, few);
-    for (std::int64_t i = 0; i < few; ++i) each(i, load_vector(tile + i * kRows));
-    for (std::int64_t j = few; j < p.steps; j += n) {
+    for (std::int64_t j = 0; j + n <= p.steps; j += n) {
         Vec<C> v[n];
 #pragma GCC unroll 16
         for (int k = 0; k < n; ++k) __builtin_prefetch(x + offsets[k] + j + p.ahead, 0, 2);
         load_square<C>(v, x + j, offsets);
-#pragma GCC unroll 16
-        for (int k = 0; k < n; ++k) each(j + k, v[k]);
+        square(j, v);
     }
+    C* tile = p.values + group;
+    load_few<C>(tile, p, x, offsets, p.steps - few, few);
+    for (std::int64_t i = p.steps - few; i < p.steps; ++i) beside(i, load_vector(tile + i * kRows));
 }
 
 // F of the last step, from F before the first.
 template <class C, class S, bool cuts, bool normalized> void carry_rows(const RowLines<C>& p) {
     for (int g = 0; g < kRows; g += kWidth<C>) {
         Vec<C> f = load_vector(p.forward + g), ones = load_vector(p.ones_forward + g);
-        go_forward<C, S>(p, g, [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
-            const Vec<C> w = load_vector(p.links + i * p.pitch + g);
+        const auto pass = [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
+            const Vec<C> w = load_vector(p.links + i * kLinkPitch + g);
             f = arrive<cuts>(x, w, f);
             if constexpr (normalized) ones = arrive<cuts>(Vec<C>{} + C(1), w, ones);
-        });
+        };
+        go_forward<C, S>(
+            p, g,
+            [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+                for (int k = 0; k < kWidth<C>; ++k) pass(j + k, v[k]);
+            },
+            pass);
         store_vector(p.forward + g, f);
         store_vector(p.ones_forward + g, ones);
     }
@@ -126,44 +151,82 @@ template <class C, class S, bool cuts, bool normalized> void carry_rows(const Ro
 
 // (5): F on the way there, and what comes back is added.
 template <class C, class S, bool cuts, bool normalized> void filter_rows(const RowLines<C>& block) {
-    constexpr int n = kWidth<C>;
+    constexpr int n = kWidth<C>, apart = kApart<C>;
     const RowLines<C> p = block; // so that no store may change it
+    const std::int64_t squares = p.steps / n * n;
     const Vec<C> one = Vec<C>{} + C(1);
     for (int g = 0; g < kRows; g += n) {
         const auto link = [&](std::int64_t i)
-                              __attribute__((always_inline)) { return load_vector(p.links + i * p.pitch + g); };
+                              __attribute__((always_inline)) { return load_vector(p.links + i * kLinkPitch + g); };
         Vec<C> f = load_vector(p.forward + g), ones = load_vector(p.ones_forward + g);
-        go_forward<C, S>(p, g, [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
+        const auto pass = [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
             const Vec<C> w = link(i);
             f = arrive<cuts>(x, w, f);
-            store_vector(p.values + i * kRows + g, x);
-            store_vector(p.sums + i * kRows + g, f);
-            if constexpr (normalized) {
-                ones = arrive<cuts>(one, w, ones);
-                store_vector(p.support + i * kRows + g, ones);
-            }
-        });
-        Vec<C> b = load_vector(p.backward + g);
+            if constexpr (normalized) ones = arrive<cuts>(one, w, ones);
+        };
+        const auto keep = [&](std::int64_t at) __attribute__((always_inline)) {
+            store_vector(p.sums + at + g, f);
+            if constexpr (normalized) store_vector(p.support + at + g, ones);
+        };
+        go_forward<C, S>(
+            p, g,
+            [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) {
+                    if (k % apart == 0) keep(kept_at<C>(j + k));
+                    store_vector(p.values + (j + k) * kRows + g, v[k]);
+                    pass(j + k, v[k]);
+                }
+            },
+            [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
+                pass(i, x);
+                keep(kept_beside<C>(squares, i));
+            });
+
+        C* rows = p.y + g * p.steps;
+        Vec<C> b = load_vector(p.backward + g), w = link(p.steps);
         ones = load_vector(p.ones_backward + g);
-        const auto leave = [&](std::int64_t i) __attribute__((always_inline)) {
-            const Vec<C> w = link(i + 1), x = load_vector(p.values + i * kRows + g);
-            Vec<C> y = arrive<cuts>(load_vector(p.sums + i * kRows + g), w, b);
+        // From F, x and the edge w that leaves a step.
+        const auto leave = [&](Vec<C> sum, Vec<C> support, Vec<C> x) __attribute__((always_inline)) {
+            Vec<C> y = arrive<cuts>(sum, w, b);
             b = arrive<cuts>(x, w, b);
             if constexpr (normalized) {
-                y /= arrive<cuts>(load_vector(p.support + i * kRows + g), w, ones);
+                y /= arrive<cuts>(support, w, ones);
                 ones = arrive<cuts>(one, w, ones);
             }
-            if (p.residual) y += x;
+            if constexpr (normalized) y += p.residual * x;
             return y;
         };
-        C* rows = p.y + g * p.steps;
-        const std::int64_t few = p.steps % n;
-        for (std::int64_t i = p.steps - 1; i >= p.steps - few; --i) store_vector(p.sums + i * kRows + g, leave(i));
-        store_few(p.sums + g, rows, p.steps, p.steps - few, few);
-        for (std::int64_t j = p.steps - few - n; j >= 0; j -= n) {
+        for (std::int64_t i = p.steps - 1; i >= squares; --i) {
+            C* at = p.values + i * kRows + g;
+            const std::int64_t kept = kept_beside<C>(squares, i) + g;
+            store_vector(at, leave(load_vector(p.sums + kept), normalized ? load_vector(p.support + kept) : one,
+                                   load_vector(at)));
+            w = in_register(link(i));
+        }
+        store_few(p.values + g, rows, p.steps, squares, p.steps - squares);
+        for (std::int64_t j = squares - n; j >= 0; j -= n) {
             Vec<C> v[n];
 #pragma GCC unroll 16
-            for (int k = n - 1; k >= 0; --k) v[k] = leave(j + k);
+            for (int h = n - apart; h >= 0; h -= apart) {
+                Vec<C> x[apart], links[apart], support[apart];
+                const std::int64_t kept = kept_at<C>(j + h) + g;
+                Vec<C> sum = load_vector(p.sums + kept), sum_of_ones = one;
+                if constexpr (normalized) sum_of_ones = load_vector(p.support + kept);
+#pragma GCC unroll 4
+                for (int k = 0; k < apart; ++k) {
+                    x[k] = in_register(load_vector(p.values + (j + h + k) * kRows + g));
+                    links[k] = in_register(link(j + h + k));
+                    v[h + k] = sum = arrive<cuts>(x[k], links[k], sum);
+                    if constexpr (normalized) sum_of_ones = arrive<cuts>(one, links[k], sum_of_ones);
+                    support[k] = sum_of_ones;
+                }
+#pragma GCC unroll 4
+                for (int k = apart - 1; k >= 0; --k) {
+                    v[h + k] = leave(v[h + k], support[k], x[k]);
+                    w = links[k];
+                }
+            }
             store_square<C>(v, rows + j, p.steps);
         }
         store_vector(p.backward + g, b);
@@ -182,10 +245,10 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
         C* carry = (p.reverse ? p.backward : p.forward) + g;
         C* tile = p.values + g;
         C* rows = p.y + g * p.steps;
-        const C* links = p.links + (p.reverse ? p.pitch : 0) + g;
+        const C* links = p.links + (p.reverse ? kLinkPitch : 0) + g;
         Vec<C> f = load_vector(carry);
         const auto next = [&](std::int64_t i, Vec<C> value) __attribute__((always_inline)) {
-            f = arrive<cuts>(value, load_vector(links + i * p.pitch), f);
+            f = arrive<cuts>(value, load_vector(links + i * kLinkPitch), f);
             return f;
         };
         const auto each_of_few = [&](std::int64_t i) {
@@ -218,33 +281,48 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
     }
 }
 
-// tile[i][k] = source[i * step + offsets[k]] for kRows lines, to rows `pitch` apart.
-template <class C, class S> void load_lines(C* __restrict tile, std::int64_t pitch, const void* from,
-                                            const std::int64_t* offsets, std::int64_t steps, std::int64_t step) {
+// tile[i][k] = source[i * step + offsets[k]] for kRows lines, to rows kLinkPitch apart. Returns whether one is 0.
+template <class C, class S> bool load_lines(C* __restrict tile, const void* from, const std::int64_t* offsets,
+                                            std::int64_t steps, std::int64_t step) {
     constexpr int n = kWidth<C>;
     const S* source = static_cast<const S*>(from);
     bool one_line = true;
     for (int k = 1; k < kRows; ++k) one_line &= offsets[k] == offsets[0];
+    bool zero = false;
     if (one_line) {
         for (std::int64_t i = 0; i < steps; ++i) {
             const C value = static_cast<C>(widen(source[offsets[0] + i * step]));
-            for (int k = 0; k < kRows; ++k) tile[i * pitch + k] = value;
+            for (int k = 0; k < kRows; ++k) tile[i * kLinkPitch + k] = value;
+            zero |= value == C(0);
         }
-        return;
+        return zero;
     }
     if (step != 1 || steps < n) {
         for (std::int64_t i = 0; i < steps; ++i)
-            for (int k = 0; k < kRows; ++k) tile[i * pitch + k] = static_cast<C>(widen(source[offsets[k] + i * step]));
-        return;
+            for (int k = 0; k < kRows; ++k) {
+                const C value = static_cast<C>(widen(source[offsets[k] + i * step]));
+                tile[i * kLinkPitch + k] = value;
+                zero |= value == C(0);
+            }
+        return zero;
     }
+    using Bits = std::conditional_t<sizeof(C) == 4, std::uint32_t, std::uint64_t>;
+    typedef Bits Magnitudes __attribute__((vector_size(kVectorBytes)));
+    Magnitudes least = ~Magnitudes{};
     for (int g = 0; g < kRows; g += n)
         for (std::int64_t i = 0; i < steps; i += n) {
             const std::int64_t j = i + n <= steps ? i : steps - n; // the last square overlaps
             Vec<C> v[n];
             load_square<C>(v, source + j, offsets + g);
 #pragma GCC unroll 16
-            for (int k = 0; k < n; ++k) store_vector(tile + (j + k) * pitch + g, v[k]);
+            for (int k = 0; k < n; ++k) {
+                store_vector(tile + (j + k) * kLinkPitch + g, v[k]);
+                const Magnitudes m = __builtin_bit_cast(Magnitudes, v[k]) << 1; // without the sign
+                least = m < least ? m : least;
+            }
         }
+    for (int k = 0; k < n; ++k) zero |= least[k] == 0;
+    return zero;
 }
 
 // ---- lines side by side
