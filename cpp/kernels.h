@@ -167,7 +167,8 @@ template <class C> struct ColumnLines {
     const void* x;     // step 0 of the first line
     std::int64_t step; // elements from step to step
     std::int64_t steps, width, width_pitch;
-    const C* links; // [steps + 1][pitch], or [steps + 1] where the lines share their weights
+    std::int64_t ahead; // elements from x to what is needed soon
+    const C* links;     // [steps + 1][pitch], or [steps + 1] where the lines share their weights
     std::int64_t pitch;
     C* forward;  // [.][width_pitch] F before every `deep` steps; for scans two rows by turns
     C* backward; // [2][width_pitch] B after the steps k deep in row k % 2
@@ -192,6 +193,8 @@ template <class C> struct LineKernels {
     /// y[offsets[r] + j] = rows[r][j], by the dtype of y; past the caches if `stream`.
     void (*write_rows[4])(const C* rows, std::int64_t count, std::int64_t width, void* y, const std::int64_t* offsets,
                           bool stream);
+    /// Before other threads may read what was written past the caches.
+    void (*finish_writes)();
 };
 
 /// Derivatives (11).

@@ -90,6 +90,7 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
         ColumnScratch<C>& s = scratch[worker];
         ColumnLines<C> p{};
         p.step = x_step;
+        p.ahead = plan.repeats.count > 0 ? x.strides[plan.repeats.dims[0]] : plan.strip;
         p.width_pitch = s.width_pitch;
         p.links = s.links.get();
         p.pitch = plan.shared ? 1 : s.width_pitch;
@@ -179,6 +180,7 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
                 write(k, kernel.filter_columns);
             }
         }
+        kernel.finish_writes();
     });
     return true;
 }

@@ -237,6 +237,7 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
             cancel.check(worker);
             walk.run(item / repeats, item % repeats);
         }
+        kernels<C>().line.finish_writes();
     });
     return true;
 }

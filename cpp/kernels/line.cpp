@@ -394,7 +394,9 @@ void filter_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t
 #pragma GCC unroll 8
                            for (int r = 0; r < count; ++r) {
                                links[r] = column_link<C, shared>(p, first + r, j);
-                               values[r] = load_as<C>(x + (first + r) * p.step + j);
+                               const S* at = x + (first + r) * p.step + j;
+                               __builtin_prefetch(at + p.ahead, 0, 2);
+                               values[r] = load_as<C>(at);
                                sums[r] = f = arrive<cuts>(values[r], links[r], f);
                            }
                            links[count] = column_link<C, shared>(p, first + count, j);
@@ -459,7 +461,6 @@ template <class C, class S> void write_rows(const C* rows, std::int64_t count, s
         write(rows, y + offsets[0], count * width, stream);
     else
         for (std::int64_t r = 0; r < count; ++r) write(rows + r * width, y + offsets[r], width, stream);
-    if (stream) finish_stream();
 }
 
 // ---- choice of the compiled form
@@ -511,7 +512,8 @@ extern const LineKernels<float> line_float{kDeep,
                                            SGS_OF_FLOAT(carry_column_lines),
                                            SGS_OF_FLOAT(filter_column_lines),
                                            SGS_OF_FLOAT(scan_column_lines),
-                                           SGS_OF_FLOAT(write_rows)};
+                                           SGS_OF_FLOAT(write_rows),
+                                           finish_stream};
 extern const LineKernels<double> line_double{kDeep,
                                              SGS_OF_ANY(load_lines, double),
                                              SGS_OF_DOUBLE(carry_row_lines),
@@ -520,6 +522,7 @@ extern const LineKernels<double> line_double{kDeep,
                                              SGS_OF_DOUBLE(carry_column_lines),
                                              SGS_OF_DOUBLE(filter_column_lines),
                                              SGS_OF_DOUBLE(scan_column_lines),
-                                             SGS_OF_DOUBLE(write_rows)};
+                                             SGS_OF_DOUBLE(write_rows),
+                                             finish_stream};
 
 } // namespace sgs::SGS_ISA
