@@ -158,8 +158,8 @@ template <class C> struct RowLines {
     C *forward, *backward; // [kRows] F before the first step, B after the last; left as the next part needs it
     C *ones_forward, *ones_backward; // the same of ones
     C* y;                            // [kRows][steps] the result, and kRows elements of scratch
-    C residual;                      // what x counts in addition, where divided
     bool cuts, reverse;
+    bool residual; // x is added to what is divided
 };
 
 /// Lines side by side in memory, at least kRows of them.

@@ -95,7 +95,7 @@ template <class C> class RowWalk {
         p_.backward = s_.backward;
         p_.ones_forward = s_.ones_forward;
         p_.ones_backward = s_.ones_backward;
-        p_.residual = job.residual ? C(1) : C(0);
+        p_.residual = job.residual;
         p_.reverse = job.kind == LineJob::Kind::reverse_scan;
         p_.ahead = plan.repeats.count > 0 ? job.x.strides[plan.repeats.dims[0]] : n_ * kRows;
         const bool same_type = job.y.dtype == dtype_of<C>::value;
@@ -211,7 +211,7 @@ template <class C> class RowWalk {
 template <class C> bool run_row_lines(const LineJob& job, const Options& options) {
     const AnyView &x = job.x, &y = job.y;
     const std::int64_t n = x.shape[job.axis];
-    if (n < 2 || x.strides[job.axis] != 1 || y.strides[job.axis] != 1) return false;
+    if (x.strides[job.axis] != 1 || y.strides[job.axis] != 1) return false;
     const RowPlan plan(job);
     if (const std::int64_t odd = plan.odd_lines(); odd != 0 && odd < plan.lines.product) {
         const auto run = [&](const LineJob& some) { run_row_lines<C>(some, options); };

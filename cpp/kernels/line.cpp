@@ -51,9 +51,11 @@ template <class V> __attribute__((always_inline)) inline V in_register(V v) {
 // Fewer steps than this beside the squares are copied one by one.
 constexpr int kFew = 4;
 
-// A square of kWidth steps of kWidth lines, transposed in registers: v[k] is step k.
-template <class C, class S>
-__attribute__((always_inline)) inline void load_square(Vec<C>* v, const S* x, const std::int64_t* offsets) {
+// A square of kWidth steps of kWidth lines, transposed in registers: v[k] is step k. What lies `ahead` is fetched.
+template <class C, class S> __attribute__((always_inline)) inline void
+load_square(Vec<C>* v, const S* x, const std::int64_t* offsets, std::int64_t ahead = 0) {
+#pragma GCC unroll 16
+    for (int k = 0; ahead != 0 && k < kWidth<C>; ++k) __builtin_prefetch(x + offsets[k] + ahead, 0, 2);
 #pragma GCC unroll 16
     for (int k = 0; k < kWidth<C>; ++k) v[k] = in_register(load_as<C>(x + offsets[k]));
     transpose<C>(v);
@@ -118,9 +120,7 @@ go_forward(const RowLines<C>& p, int group, const Square& square, const Beside& 
     const std::int64_t few = p.steps % n;
     for (std::int64_t j = 0; j + n <= p.steps; j += n) {
         Vec<C> v[n];
-#pragma GCC unroll 16
-        for (int k = 0; k < n; ++k) __builtin_prefetch(x + offsets[k] + j + p.ahead, 0, 2);
-        load_square<C>(v, x + j, offsets);
+        load_square<C>(v, x + j, offsets, p.ahead);
         square(j, v);
     }
     C* tile = p.values + group;
@@ -193,8 +193,8 @@ template <class C, class S, bool cuts, bool normalized> void filter_rows(const R
             if constexpr (normalized) {
                 y /= arrive<cuts>(support, w, ones);
                 ones = arrive<cuts>(one, w, ones);
+                if (p.residual) y += x;
             }
-            if constexpr (normalized) y += p.residual * x;
             return y;
         };
         for (std::int64_t i = p.steps - 1; i >= squares; --i) {
@@ -260,7 +260,7 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
             store_few(tile, rows, p.steps, p.steps - few, few);
             for (std::int64_t j = p.steps - few - n; j >= 0; j -= n) {
                 Vec<C> v[n];
-                load_square<C>(v, x + j, offsets);
+                load_square<C>(v, x + j, offsets, p.ahead);
 #pragma GCC unroll 16
                 for (int k = n - 1; k >= 0; --k) v[k] = next(j + k, v[k]);
                 store_square<C>(v, rows + j, p.steps);
@@ -271,7 +271,7 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
             store_few(tile, rows, p.steps, 0, few);
             for (std::int64_t j = few; j < p.steps; j += n) {
                 Vec<C> v[n];
-                load_square<C>(v, x + j, offsets);
+                load_square<C>(v, x + j, offsets, p.ahead);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) v[k] = next(j + k, v[k]);
                 store_square<C>(v, rows + j, p.steps);
