@@ -235,15 +235,16 @@ template <class C> void run(const Operands& o, const Options& options) {
 // the lines do not lie along memory, or more is asked for.
 template <class C> bool run_one_axis(const Operands& o, const Options& options) {
     const int axis = o.axes[0];
-    LineJob job{o.x, o.weights[0], o.y, axis};
+    LineJob job{o.x, o.guide ? o.guide->view : o.weights[0], o.y, axis};
+    if (o.guide) job.guide = &*o.guide;
     job.normalized = o.filter.normalization != Normalization::none;
     job.residual = o.filter.residual;
     if (o.confidence || (job.residual && !job.normalized)) return false;
+    if (o.guide && (o.guide->confidence || o.x.shape[axis] > kPartSteps)) return false;
     if (!are_few_and_long(o.y, axis)) return run_row_lines<C>(job, options);
     if (o.x.strides[axis] != 1 || o.y.strides[axis] != 1) return false;
     LongLines<C> cut(o.y, axis), ones(o.y, axis);
-    cut.find_ends(o.x, nullptr, o.weights[0], nullptr, nullptr, options);
-    ones.find_ends(field_of_ones<C>(o.x), nullptr, o.weights[0], nullptr, nullptr, options);
+    cut.find_ends(o.x, nullptr, o.weights[0], nullptr, nullptr, options, job.normalized ? &ones : nullptr);
     const AnyView above = cut.above(), below = cut.below(), ones_above = ones.above(), ones_below = ones.below();
     LineJob segments = job;
     segments.x = cut.segments(o.x);
@@ -253,15 +254,17 @@ template <class C> bool run_one_axis(const Operands& o, const Options& options) 
     segments.linked = true;
     segments.left = &above;
     segments.right = &below;
-    segments.ones_left = &ones_above;
-    segments.ones_right = &ones_below;
+    if (job.normalized) {
+        segments.ones_left = &ones_above;
+        segments.ones_right = &ones_below;
+    }
     run_row_lines<C>(segments, options);
     const AnyView above_tail = cut.above_tail(), ones_above_tail = ones.above_tail();
     job.x = cut.tail(o.x);
     job.w = cut.tail(o.weights[0]);
     job.y = cut.tail(o.y);
     job.left = &above_tail;
-    job.ones_left = &ones_above_tail;
+    if (job.normalized) job.ones_left = &ones_above_tail;
     run_row_lines<C>(job, options);
     return true;
 }
@@ -400,9 +403,12 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
         if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
         // Made where they are used, weights are in the computing type, and read the guide while y is written.
         const bool same_type = (guide.view.dtype == DType::float64) == (dtype_of<C>::value == DType::float64);
-        if (same_type && support == nullptr && !may_overlap(guide.view, y) && makes_weights<C>(o)) {
-            filter_planes<C>(o, options);
-            return;
+        if (same_type && support == nullptr && !may_overlap(guide.view, y)) {
+            if (axes.size() == 1 && run_one_axis<C>(o, options)) return;
+            if (makes_weights<C>(o)) {
+                filter_planes<C>(o, options);
+                return;
+            }
         }
         std::vector<Buffer<C>> memory;
         std::vector<AnyView> weights;

@@ -179,10 +179,10 @@ template <class C> struct ColumnLines {
 /// (4) and (5) from memory to memory, by the dtype of x.
 template <class C> struct LineKernels {
     int deep;
-    /// tile[i][k] = source[i * step + offsets[k]] for kRows lines, rows kLinkPitch apart, by the dtype of the source.
-    /// Returns whether one of them is 0.
-    bool (*load_lines[4])(C* tile, const void* source, const std::int64_t* offsets, std::int64_t steps,
-                          std::int64_t step);
+    /// tile[i][k] = source[i * step + offsets[k]] for kRows lines, rows `pitch` apart, by the dtype of the source; the
+    /// tile has kRows rows at least. Returns whether one of them is 0.
+    bool (*load_lines[4])(C* tile, std::int64_t pitch, const void* source, const std::int64_t* offsets,
+                          std::int64_t steps, std::int64_t step, bool readable_beyond);
     /// Only what flows out at the end.
     void (*carry_rows[4])(const RowLines<C>& lines);
     void (*filter_rows[4])(const RowLines<C>& lines);

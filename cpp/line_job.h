@@ -2,12 +2,14 @@
 // (line_columns.cpp).
 #pragma once
 
+#include "filter.h"
 #include "lines.h"
 #include "parallel.h"
 
 namespace sgs {
 
-/// A scan (4) or a line filter (5). Operands are of x's rank, stride 0 where they are broadcast.
+/// A scan (4) or a line filter (5). Operands are of x's rank, stride 0 where they are broadcast. With a guide, w is its
+/// view, and weights are made of it as they are needed: for lines along memory of at most kPartSteps steps.
 struct LineJob {
     enum class Kind { filter, scan, reverse_scan };
     AnyView x, w, y;
@@ -18,6 +20,7 @@ struct LineJob {
     bool normalized = false;                         // divided by T(1)
     const AnyView *ones_left = nullptr, *ones_right = nullptr; // what flows into T(1)
     bool residual = false;                                     // x is added
+    const GuideOperand* guide = nullptr;
 
     /// Edges of a line, with those before its first element and after its last.
     std::int64_t edges() const { return x.shape[axis] + (linked ? 1 : 0); }

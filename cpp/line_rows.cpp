@@ -5,11 +5,13 @@ namespace sgs {
 namespace {
 
 template <class C> struct RowScratch {
-    RowScratch(std::int64_t part, std::int64_t parts, bool normalized)
-        : links((part + 1) * kLinkPitch), values((part + kRows) * kRows), sums((part / 2 + 2 * kRows) * kRows),
-          support(normalized ? (part / 2 + 2 * kRows) * kRows : 0), y((part + 2) * kRows), carries(2 * parts * kRows) {}
+    RowScratch(std::int64_t part, std::int64_t parts, bool normalized, bool guided)
+        : links((part + 1 + kRows) * kLinkPitch), values((part + kRows) * kRows), sums((part / 2 + 2 * kRows) * kRows),
+          support(normalized ? (part / 2 + 2 * kRows) * kRows : 0), y((part + 2) * kRows), carries(2 * parts * kRows),
+          guide(guided ? (part + kRows) * kRows : 0), distances(guided ? part * kRows : 0) {}
     Buffer<C> links, values, sums, support, y;
     Buffer<C> carries; // F before each part, of the values and of ones
+    Buffer<C> guide, distances;
     std::int64_t linked_to = -1;
     bool cuts = false;
     alignas(64) C forward[kLanes], backward[kLanes], ones_forward[kLanes], ones_backward[kLanes];
@@ -67,25 +69,18 @@ template <class F> void with_some_lines(const LineJob& job, int d, std::int64_t 
     f(some);
 }
 
-// Weights of kRows lines that enter `steps` steps from `first` on; edges that do not exist count 1. Whether one is 0.
-template <class C>
-bool load_links(C* links, const LineJob& job, const std::int64_t* offsets, std::int64_t first, std::int64_t steps) {
-    const std::int64_t begin = first == 0 ? 1 : 0;
-    const std::int64_t end = steps + (first + steps < job.edges() ? 1 : 0);
-    const std::int64_t step = job.w.strides[job.axis];
-    if (begin == 1) std::fill_n(links, kRows, C(1));
-    if (end == steps) std::fill_n(links + steps * kLinkPitch, kRows, C(1));
-    return end > begin &&
-           kernels<C>().line.load_lines[static_cast<int>(job.w.dtype)](
-               links + begin * kLinkPitch, job.w.at((first + begin - 1) * step), offsets, end - begin, step);
+// Elements from the first of v to the one after the last in memory.
+std::int64_t extent_of(const AnyView& v) {
+    std::int64_t extent = 1;
+    for (int d = 0; d < v.ndim; ++d) extent += std::max<std::int64_t>((v.shape[d] - 1) * v.strides[d], 0);
+    return extent;
 }
 
 // One bundle of lines after the other, by one thread.
 template <class C> class RowWalk {
   public:
-    RowWalk(const LineJob& job, const RowPlan& plan, std::int64_t unit, std::int64_t extent, std::int64_t part,
-            RowScratch<C>& scratch)
-        : job_(job), plan_(plan), unit_(unit), extent_(extent), n_(job.x.shape[job.axis]), part_(part),
+    RowWalk(const LineJob& job, const RowPlan& plan, std::int64_t unit, std::int64_t part, RowScratch<C>& scratch)
+        : job_(job), plan_(plan), unit_(unit), extent_(extent_of(job.x)), n_(job.x.shape[job.axis]), part_(part),
           parts_((n_ + part - 1) / part), s_(scratch) {
         p_.links = s_.links.get();
         p_.values = s_.values.get();
@@ -150,6 +145,43 @@ template <class C> class RowWalk {
         std::fill(out + count, out + kRows, out[count - 1]);
         return count;
     }
+    // Weights of kRows lines that enter `steps` steps from `first` on; edges that do not exist count 1. Whether one is
+    // 0.
+    bool load_links(C* links, const std::int64_t* offsets, std::int64_t first, std::int64_t steps) const {
+        const std::int64_t begin = first == 0 ? 1 : 0;
+        const std::int64_t count = steps - begin + (first + steps < job_.edges() ? 1 : 0);
+        C* existing = links + begin * kLinkPitch;
+        bool zero = false;
+        if (count > 0)
+            zero = job_.guide != nullptr ? make_links(existing, offsets, first + begin - 1, count)
+                                         : load_lines(existing, kLinkPitch, offsets,
+                                                      (first + begin - 1) * job_.w.strides[job_.axis], count);
+        if (begin == 1) std::fill_n(links, kRows, C(1));
+        if (begin + count == steps) std::fill_n(links + steps * kLinkPitch, kRows, C(1));
+        return zero;
+    }
+    // `count` elements along kRows lines of w, from `base` on.
+    bool load_lines(C* tile, std::int64_t pitch, const std::int64_t* offsets, std::int64_t base,
+                    std::int64_t count) const {
+        const bool readable = base + *std::max_element(offsets, offsets + kRows) + kRows <= extent_of(job_.w);
+        return line().load_lines[static_cast<int>(job_.w.dtype)](tile, pitch, job_.w.at(base), offsets, count,
+                                                                 job_.w.strides[job_.axis], readable);
+    }
+    // (1), (2) of `count` edges from `first` on.
+    bool make_links(C* links, const std::int64_t* offsets, std::int64_t first, std::int64_t count) const {
+        const GuideOperand& guide = *job_.guide;
+        const WeightKernels<C>& weight = kernels<C>().weight;
+        C *g = s_.guide.get(), *d = s_.distances.get();
+        std::fill_n(d, count * kRows, C(0));
+        for (std::int64_t c = 0; c < guide.channels; ++c) {
+            load_lines(g, kRows, offsets, first * job_.w.strides[job_.axis] + c * guide.channel_stride, count + 1);
+            weight.accumulate_distance[static_cast<int>(guide.metric)](d, g, g + kRows, count * kRows);
+        }
+        weight.finish(d, count * kRows, representable<C>(guide.steps[0]), representable<C>(guide.scales[0]),
+                      guide.metric == Metric::euclidean);
+        for (std::int64_t i = 0; i < count; ++i) std::copy_n(d + i * kRows, kRows, links + i * kLinkPitch);
+        return kernels<C>().plane.has_zero(d, count * kRows);
+    }
     void link_period() {
         s_.cuts = false;
         const std::int64_t base = plan_.units.offset(job_.x, job_.w, unit_);
@@ -157,7 +189,7 @@ template <class C> class RowWalk {
             std::int64_t offsets[kRows];
             for (std::int64_t k = 0; k < kRows; ++k)
                 offsets[k] = base + plan_.lines.offset(job_.x, job_.w, (g + k) % plan_.period);
-            s_.cuts |= load_links(s_.links.get() + g, job_, offsets, 0, n_);
+            s_.cuts |= load_links(s_.links.get() + g, offsets, 0, n_);
         }
         s_.linked_to = unit_;
     }
@@ -180,7 +212,7 @@ template <class C> class RowWalk {
         if (plan_.period == 0 && s_.linked_to != link) {
             std::int64_t offsets[kRows];
             find_offsets(job_.w, bundle_ * kRows, 0, offsets);
-            s_.cuts = load_links(s_.links.get(), job_, offsets, first, p_.steps);
+            s_.cuts = load_links(s_.links.get(), offsets, first, p_.steps);
             s_.linked_to = link;
         }
         p_.cuts = s_.cuts;
@@ -225,13 +257,12 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
     const std::int64_t per_task = std::clamp<std::int64_t>(kTaskSize / (n * kRows), 1, items);
     const std::int64_t tasks_per_unit = (items + per_task - 1) / per_task;
     const std::int64_t tasks = plan.units.product * tasks_per_unit;
-    std::int64_t extent = 1; // of x, from its first element on
-    for (int d = 0; d < x.ndim; ++d) extent += std::max<std::int64_t>((x.shape[d] - 1) * x.strides[d], 0);
-    const PerWorker<RowScratch<C>> scratch(tasks, options, part, (n + part - 1) / part, job.normalized);
+    const PerWorker<RowScratch<C>> scratch(tasks, options, part, (n + part - 1) / part, job.normalized,
+                                           job.guide != nullptr);
     CancelFlag cancel(options);
 
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        RowWalk<C> walk(job, plan, task / tasks_per_unit, extent, part, scratch[worker]);
+        RowWalk<C> walk(job, plan, task / tasks_per_unit, part, scratch[worker]);
         const std::int64_t begin = task % tasks_per_unit * per_task, end = std::min(items, begin + per_task);
         for (std::int64_t item = begin; item < end; ++item) {
             cancel.check(worker);

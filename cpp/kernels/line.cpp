@@ -281,9 +281,10 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
     }
 }
 
-// tile[i][k] = source[i * step + offsets[k]] for kRows lines, to rows kLinkPitch apart. Returns whether one is 0.
-template <class C, class S> bool load_lines(C* __restrict tile, const void* from, const std::int64_t* offsets,
-                                            std::int64_t steps, std::int64_t step) {
+// tile[i][k] = source[i * step + offsets[k]] for kRows lines, to rows `pitch` apart. Returns whether one is 0.
+template <class C, class S> bool load_lines(C* __restrict tile, std::int64_t pitch, const void* from,
+                                            const std::int64_t* offsets, std::int64_t steps, std::int64_t step,
+                                            bool readable_beyond) {
     constexpr int n = kWidth<C>;
     const S* source = static_cast<const S*>(from);
     bool one_line = true;
@@ -292,16 +293,16 @@ template <class C, class S> bool load_lines(C* __restrict tile, const void* from
     if (one_line) {
         for (std::int64_t i = 0; i < steps; ++i) {
             const C value = static_cast<C>(widen(source[offsets[0] + i * step]));
-            for (int k = 0; k < kRows; ++k) tile[i * kLinkPitch + k] = value;
+            for (int k = 0; k < kRows; ++k) tile[i * pitch + k] = value;
             zero |= value == C(0);
         }
         return zero;
     }
-    if (step != 1 || steps < n) {
+    if (step != 1 || (steps < n && !readable_beyond)) {
         for (std::int64_t i = 0; i < steps; ++i)
             for (int k = 0; k < kRows; ++k) {
                 const C value = static_cast<C>(widen(source[offsets[k] + i * step]));
-                tile[i * kLinkPitch + k] = value;
+                tile[i * pitch + k] = value;
                 zero |= value == C(0);
             }
         return zero;
@@ -309,16 +310,23 @@ template <class C, class S> bool load_lines(C* __restrict tile, const void* from
     using Bits = std::conditional_t<sizeof(C) == 4, std::uint32_t, std::uint64_t>;
     typedef Bits Magnitudes __attribute__((vector_size(kVectorBytes)));
     Magnitudes least = ~Magnitudes{};
+    const auto count = [&](Vec<C> v) __attribute__((always_inline)) {
+        const Magnitudes m = __builtin_bit_cast(Magnitudes, v) << 1; // without the sign
+        least = m < least ? m : least;
+    };
     for (int g = 0; g < kRows; g += n)
         for (std::int64_t i = 0; i < steps; i += n) {
-            const std::int64_t j = i + n <= steps ? i : steps - n; // the last square overlaps
+            // The last square overlaps; one that is all there is reads beyond.
+            const std::int64_t j = i + n <= steps || i == 0 ? i : steps - n;
             Vec<C> v[n];
             load_square<C>(v, source + j, offsets + g);
 #pragma GCC unroll 16
-            for (int k = 0; k < n; ++k) {
-                store_vector(tile + (j + k) * kLinkPitch + g, v[k]);
-                const Magnitudes m = __builtin_bit_cast(Magnitudes, v[k]) << 1; // without the sign
-                least = m < least ? m : least;
+            for (int k = 0; k < n; ++k) store_vector(tile + (j + k) * pitch + g, v[k]);
+            if (steps < n) {
+                for (std::int64_t k = 0; k < steps; ++k) count(load_vector(tile + k * pitch + g));
+            } else {
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) count(v[k]);
             }
         }
     for (int k = 0; k < n; ++k) zero |= least[k] == 0;
