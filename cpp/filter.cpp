@@ -1,5 +1,6 @@
 // The semi-global filter (7), (8): all axes of a block of planes in turn, while it is in cache.
 #include "filter.h"
+#include "line_job.h"
 #include "long_lines.h"
 
 namespace sgs {
@@ -133,6 +134,15 @@ template <class C> void filter_axis(const Operands& o, std::size_t k, const AnyV
 
 template <class C> void run(const Operands& o, const Options& options);
 
+// As v, a single 1 in every place.
+template <class C> AnyView field_of_ones(AnyView v) {
+    static const C one = C(1);
+    v.data = const_cast<C*>(&one);
+    v.dtype = dtype_of<C>::value;
+    v.strides.fill(0);
+    return v;
+}
+
 // o with every array replaced by change(array).
 template <class F> Operands with_each(Operands o, const F& change) {
     o.x = change(o.x);
@@ -221,6 +231,44 @@ template <class C> void run(const Operands& o, const Options& options) {
     }
 }
 
+// One axis, straight from memory to memory: T(x), or T(x) / T(1), which is what both normalisations are. False where
+// the lines do not lie along memory, or more is asked for.
+template <class C> bool run_one_axis(const Operands& o, const Options& options) {
+    const int axis = o.axes[0];
+    LineJob job{o.x, o.guide ? o.guide->view : o.weights[0], o.y, axis};
+    if (o.guide) job.guide = &*o.guide;
+    job.normalized = o.filter.normalization != Normalization::none;
+    job.residual = o.filter.residual;
+    if (o.confidence || (job.residual && !job.normalized)) return false;
+    if (o.guide && (o.guide->confidence || o.x.shape[axis] > kPartSteps)) return false;
+    if (!are_few_and_long(o.y, axis)) return run_row_lines<C>(job, options);
+    if (o.x.strides[axis] != 1 || o.y.strides[axis] != 1) return false;
+    LongLines<C> cut(o.y, axis), ones(o.y, axis);
+    cut.find_ends(o.x, nullptr, o.weights[0], nullptr, nullptr, options, job.normalized ? &ones : nullptr);
+    const AnyView above = cut.above(), below = cut.below(), ones_above = ones.above(), ones_below = ones.below();
+    LineJob segments = job;
+    segments.x = cut.segments(o.x);
+    segments.w = cut.segments(o.weights[0]);
+    segments.y = cut.segments(o.y);
+    ++segments.axis;
+    segments.linked = true;
+    segments.left = &above;
+    segments.right = &below;
+    if (job.normalized) {
+        segments.ones_left = &ones_above;
+        segments.ones_right = &ones_below;
+    }
+    run_row_lines<C>(segments, options);
+    const AnyView above_tail = cut.above_tail(), ones_above_tail = ones.above_tail();
+    job.x = cut.tail(o.x);
+    job.w = cut.tail(o.weights[0]);
+    job.y = cut.tail(o.y);
+    job.left = &above_tail;
+    if (job.normalized) job.ones_left = &ones_above_tail;
+    run_row_lines<C>(job, options);
+    return true;
+}
+
 // Dimensions along which neither weights nor confidence change: support is computed once for them.
 std::array<bool, kMaxDims> shared_dims(const Operands& o) {
     std::array<bool, kMaxDims> shared{};
@@ -259,16 +307,8 @@ template <class C> void copy(const AnyView& from, AnyView to, const Options& opt
 // Supports S of (7), (8) as reciprocals in `memory`: of all axes together for "cross", of each by itself for "line".
 template <class C>
 std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, const Options& options) {
-    static const C one = C(1);
     const std::array<bool, kMaxDims> shared = shared_dims(o);
-    AnyView source = o.x; // the field of ones, or the confidence
-    if (o.confidence) {
-        source = *o.confidence;
-    } else {
-        source.data = const_cast<C*>(&one);
-        source.dtype = dtype_of<C>::value;
-        source.strides.fill(0);
-    }
+    const AnyView source = o.confidence ? *o.confidence : field_of_ones<C>(o.x);
     Operands sums;
     sums.filter.normalization = Normalization::cross_sum;
     sums.x = collapse(source, shared);
@@ -338,6 +378,7 @@ void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, cons
     AnyView s = support != nullptr ? broadcast(*support, x) : AnyView{};
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
+        if (axes.size() == 1 && support == nullptr && run_one_axis<C>(o, options)) return;
         const std::vector<Buffer<C>> buffers = make_reciprocals<C>(o, support != nullptr ? &s : nullptr, options);
         run<C>(o, options);
     });
@@ -362,9 +403,12 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
         if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
         // Made where they are used, weights are in the computing type, and read the guide while y is written.
         const bool same_type = (guide.view.dtype == DType::float64) == (dtype_of<C>::value == DType::float64);
-        if (same_type && support == nullptr && !may_overlap(guide.view, y) && makes_weights<C>(o)) {
-            filter_planes<C>(o, options);
-            return;
+        if (same_type && support == nullptr && !may_overlap(guide.view, y)) {
+            if (axes.size() == 1 && run_one_axis<C>(o, options)) return;
+            if (makes_weights<C>(o)) {
+                filter_planes<C>(o, options);
+                return;
+            }
         }
         std::vector<Buffer<C>> memory;
         std::vector<AnyView> weights;

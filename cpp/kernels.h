@@ -155,6 +155,61 @@ template <class C> struct LanesKernels {
     void (*filter)(const LanesBlock<C>& block);
 };
 
+constexpr int kLinkPitch = 2 * kRows;
+
+/// kRows lines along memory, where each step is next to the one before.
+template <class C> struct RowLines {
+    const void* x;               // step 0
+    std::int64_t offsets[kRows]; // where each line starts; places without a line repeat one
+    std::int64_t steps;
+    bool readable_beyond;  // kRows elements from the start of each line, also if there are fewer steps
+    std::int64_t ahead;    // elements from x to what is needed soon
+    const C* links;        // [steps + 1][kLinkPitch], row i the weights that enter step i
+    C* values;             // [steps + kRows][kRows] scratch
+    C* sums;               // [steps / 2 + 2 kRows][kRows] scratch
+    C* support;            // the same, where the result is divided by T(1), else null
+    C *forward, *backward; // [kRows] F before the first step, B after the last; left as the next part needs it
+    C *ones_forward, *ones_backward; // the same of ones
+    C* y;                            // [kRows][steps] the result, and kRows elements of scratch
+    bool cuts, reverse;
+    bool residual; // x is added to what is divided
+};
+
+/// Lines side by side in memory, at least kRows of them.
+template <class C> struct ColumnLines {
+    const void* x;     // step 0 of the first line
+    std::int64_t step; // elements from step to step
+    std::int64_t steps, width, width_pitch;
+    std::int64_t ahead; // elements from x to what is needed soon
+    const C* links;     // [steps + 1][pitch], or [steps + 1] where the lines share their weights
+    std::int64_t pitch;
+    C* forward;  // [.][width_pitch] F before every `deep` steps; for scans two rows by turns
+    C* backward; // [2][width_pitch] B after the steps k deep in row k % 2
+    C* y;        // [kRows][width] the result of up to kRows steps
+    bool cuts, shared, reverse;
+};
+
+/// (4) and (5) from memory to memory, by the dtype of x.
+template <class C> struct LineKernels {
+    int deep;
+    /// tile[i][k] = source[i * step + offsets[k]] for kRows lines, rows `pitch` apart, by the dtype of the source; the
+    /// tile has kRows rows at least. Returns whether one of them is 0.
+    bool (*load_lines[4])(C* tile, std::int64_t pitch, const void* source, const std::int64_t* offsets,
+                          std::int64_t steps, std::int64_t step, bool readable_beyond);
+    /// Only what flows out at the end.
+    void (*carry_rows[4])(const RowLines<C>& lines);
+    void (*filter_rows[4])(const RowLines<C>& lines);
+    void (*scan_rows[4])(const RowLines<C>& lines);
+    void (*carry_columns[4])(const ColumnLines<C>& lines);
+    void (*filter_columns[4])(const ColumnLines<C>& lines, std::int64_t from, std::int64_t steps);
+    void (*scan_columns[4])(const ColumnLines<C>& lines, std::int64_t from, std::int64_t steps);
+    /// y[offsets[r] + j] = rows[r][j], by the dtype of y; past the caches if `stream`.
+    void (*write_rows[4])(const C* rows, std::int64_t count, std::int64_t width, void* y, const std::int64_t* offsets,
+                          bool stream);
+    /// Before other threads may read what was written past the caches.
+    void (*finish_writes)();
+};
+
 /// Derivatives (11).
 template <class C> struct BackwardKernels {
     /// p and q become, in fp and fq, the terms of (5) as line_terms finds them; row i + 1 of w_bar, the edge that
@@ -253,6 +308,7 @@ template <class C> struct Kernels {
     LanesKernels<C> lanes;
     BackwardKernels<C> backward;
     LanesBackwardKernels<C> lanes_backward;
+    LineKernels<C> line;
 };
 
 /// The kernels of the active instruction set.
@@ -276,6 +332,8 @@ template <class C> const Kernels<C>& kernels();
     extern const BackwardKernels<double> backward_double;                                                              \
     extern const LanesBackwardKernels<float> lanes_backward_float;                                                     \
     extern const LanesBackwardKernels<double> lanes_backward_double;                                                   \
+    extern const LineKernels<float> line_float;                                                                        \
+    extern const LineKernels<double> line_double;                                                                      \
     }
 #if defined(__x86_64__)
 SGS_DECLARE_KERNELS(v2)

@@ -1,11 +1,18 @@
 // One axis: scan (4) and line filter (5).
+#include "line_job.h"
 #include "long_lines.h"
 
 namespace sgs {
 namespace {
 
 template <class C> void scan_lines(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
-                                   const AnyView* initial, const Options& options) {
+                                   const AnyView* initial, bool reverse, const Options& options) {
+    LineJob job{x, w, y, axis, reverse ? LineJob::Kind::reverse_scan : LineJob::Kind::scan, initial};
+    if (run_row_lines<C>(job, options) || run_column_lines<C>(job, options)) return;
+    if (reverse) { // the reverse scan is the scan of the flipped lines
+        scan_lines<C>(flip(x, axis), flip(w, axis), flip(y, axis), axis, initial, false, options);
+        return;
+    }
     const Lines lines(x, axis, &w);
     Scratches<C> scratches(lines.tiles(), 0, options);
     parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
@@ -21,6 +28,8 @@ template <class C> void scan_lines(const AnyView& x, const AnyView& w, const Any
 // `linked` says that an edge follows the last element of each line, which right is still to cross.
 template <class C> void filter_lines(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
                                      const AnyView* left, const AnyView* right, bool linked, const Options& options) {
+    const LineJob job{x, w, y, axis, LineJob::Kind::filter, left, right, linked};
+    if (run_row_lines<C>(job, options) || run_column_lines<C>(job, options)) return;
     const Lines lines(x, axis, &w);
     Scratches<C> scratches(lines.tiles(), lines.steps(), options);
     parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
@@ -40,27 +49,22 @@ template <class C> void filter_lines(const AnyView& x, const AnyView& w, const A
 void scan(const AnyView& x, const AnyView& w, const AnyView& y, int axis, bool reverse, const AnyView* initial,
           const Options& options) {
     if (x.size() == 0) return;
-    AnyView links = broadcast(w, x, axis);
+    const AnyView links = broadcast(w, x, axis);
     const AnyView start = initial != nullptr ? broadcast(*initial, x, axis) : AnyView{};
     const AnyView* entering = initial != nullptr ? &start : nullptr;
-    AnyView from = x;
-    AnyView to = y;
-    if (reverse) { // the reverse scan is the scan of the flipped lines
-        from = flip(from, axis);
-        to = flip(to, axis);
-        links = flip(links, axis);
-    }
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
         if (!are_few_and_long(x, axis)) {
-            scan_lines<C>(from, links, to, axis, entering, options);
+            scan_lines<C>(x, links, y, axis, entering, reverse, options);
             return;
         }
+        const auto along = [&](const AnyView& v) { return reverse ? flip(v, axis) : v; };
+        const AnyView from = along(x), edges = along(links), to = along(y);
         LongLines<C> cut(from, axis);
-        cut.find_ends(from, nullptr, links, entering, nullptr, options);
+        cut.find_ends(from, nullptr, edges, entering, nullptr, options);
         const AnyView above = cut.above(), above_tail = cut.above_tail();
-        scan_lines<C>(cut.segments(from), cut.segments(links), cut.segments(to), axis + 1, &above, options);
-        scan_lines<C>(cut.tail(from), cut.tail(links), cut.tail(to), axis, &above_tail, options);
+        scan_lines<C>(cut.segments(from), cut.segments(edges), cut.segments(to), axis + 1, &above, false, options);
+        scan_lines<C>(cut.tail(from), cut.tail(edges), cut.tail(to), axis, &above_tail, false, options);
     });
 }
 

@@ -42,31 +42,49 @@ template <class C> class LongLines {
     AnyView below() const { return slots(below_.get() + lines_); }
 
     /// Finds them, for x times the confidence c (may be null); left and right flow into the whole lines (may be null).
+    /// With `ones` (may be null) those of the field of ones, too.
     void find_ends(const AnyView& x, const AnyView* c, const AnyView& w, const AnyView* left, const AnyView* right,
-                   const Options& options) {
+                   const Options& options, LongLines* ones = nullptr) {
         const AnyView x_segments = segments(x), w_segments = segments(w);
         const AnyView c_segments = c != nullptr ? segments(*c) : AnyView{};
         const AnyView forward = slots(above_.get() + lines_), backward = slots(below_.get()),
                       products = slots(through_.get());
-        leave_alone(x_segments, c != nullptr ? &c_segments : nullptr, w_segments, axis_ + 1, true, options,
-                    [&](const Lines& lines, std::int64_t tile, const C* f, const C* b, const double* q) {
-                        store(f, Strand(lines, forward, tile), 0, 1);
-                        store(b, Strand(lines, backward, tile), 0, 1);
-                        store(q, Strand(lines, products, tile), 0, 1);
-                    });
+        const AnyView ones_forward = ones != nullptr ? ones->slots(ones->above_.get() + lines_) : AnyView{};
+        const AnyView ones_backward = ones != nullptr ? ones->slots(ones->below_.get()) : AnyView{};
+        leave_alone(
+            x_segments, c != nullptr ? &c_segments : nullptr, w_segments, axis_ + 1, true, options,
+            [&](const Lines& lines, std::int64_t tile, const C* f, const C* b, const double* q) {
+                store(f, Strand(lines, forward, tile), 0, 1);
+                store(b, Strand(lines, backward, tile), 0, 1);
+                store(q, Strand(lines, products, tile), 0, 1);
+            },
+            [&](const Lines& lines, std::int64_t tile, const C* f, const C* b, const double*) {
+                store(f, Strand(lines, ones_forward, tile), 0, 1);
+                store(b, Strand(lines, ones_backward, tile), 0, 1);
+            },
+            ones != nullptr);
         const AnyView x_tail = tail(x), w_tail = tail(w);
         const AnyView c_tail = c != nullptr ? tail(*c) : AnyView{};
         const AnyView first = slot(above_.get(), 0), last = slot(below_.get(), segments_);
-        leave_alone(x_tail, c != nullptr ? &c_tail : nullptr, w_tail, axis_, false, options,
-                    [&](const Lines& lines, std::int64_t tile, const C*, C* b, const double* q) {
-                        alignas(64) C carry[kLanes];
-                        load_initial(carry, lines, left, tile);
-                        store(carry, Strand(lines, first, tile), 0, 1);
-                        load_initial(carry, lines, right, tile);
-                        kernels<C>().plane.pass_on(b, q, carry, kLanes);
-                        store(b, Strand(lines, last, tile), 0, 1);
-                    });
+        const AnyView last_of_ones = ones != nullptr ? slot(ones->below_.get(), segments_) : AnyView{};
+        leave_alone(
+            x_tail, c != nullptr ? &c_tail : nullptr, w_tail, axis_, false, options,
+            [&](const Lines& lines, std::int64_t tile, const C*, C* b, const double* q) {
+                alignas(64) C carry[kLanes];
+                load_initial(carry, lines, left, tile);
+                store(carry, Strand(lines, first, tile), 0, 1);
+                load_initial(carry, lines, right, tile);
+                kernels<C>().plane.pass_on(b, q, carry, kLanes);
+                store(b, Strand(lines, last, tile), 0, 1);
+            },
+            [&](const Lines& lines, std::int64_t tile, const C*, C* b, const double*) {
+                store(b, Strand(lines, last_of_ones, tile), 0, 1);
+            },
+            ones != nullptr);
         connect_parts(above_.get(), below_.get(), through_.get(), segments_, lines_, lines_);
+        if (ones == nullptr) return;
+        std::fill_n(ones->above_.get(), lines_, C(0));
+        connect_parts(ones->above_.get(), ones->below_.get(), through_.get(), segments_, lines_, lines_);
     }
 
   private:
@@ -89,9 +107,11 @@ template <class C> class LongLines {
         }
         return out;
     }
-    // What leaves lines of at most kSteps elements by themselves: `linked` says that an edge follows each.
-    template <class Keep> static void leave_alone(const AnyView& x, const AnyView* c, const AnyView& w, int axis,
-                                                  bool linked, const Options& options, const Keep& keep) {
+    // What leaves lines of at most kSteps elements by themselves: `linked` says that an edge follows each. `with_ones`:
+    // the same of ones, for keep_ones.
+    template <class Keep, class KeepOnes>
+    static void leave_alone(const AnyView& x, const AnyView* c, const AnyView& w, int axis, bool linked,
+                            const Options& options, const Keep& keep, const KeepOnes& keep_ones, bool with_ones) {
         const Lines lines(x, axis);
         const std::int64_t steps = lines.steps();
         Scratches<C> scratches(lines.tiles(), 0, options);
@@ -111,11 +131,17 @@ template <class C> class LongLines {
             b.cuts = true; // as far as is known
             b.below = s.backward;
             alignas(64) double through[kLanes];
-            kernels<C>().plane.descend(b, true, s.forward);
             kernels<C>().plane.products(b, true, through);
-            std::fill_n(s.backward, kLanes, C(0));
-            kernels<C>().plane.climb(b, s.backward);
-            keep(lines, tile, s.forward, s.backward, through);
+            const auto leave = [&](const auto& keep_them) {
+                kernels<C>().plane.descend(b, true, s.forward);
+                std::fill_n(s.backward, kLanes, C(0));
+                kernels<C>().plane.climb(b, s.backward);
+                keep_them(lines, tile, s.forward, s.backward, through);
+            };
+            leave(keep);
+            if (!with_ones) return;
+            std::fill_n(s.x.get(), steps * kLanes, C(1));
+            leave(keep_ones);
         });
     }
 

@@ -1,0 +1,536 @@
+// Lines of one axis (4), (5) straight from memory to memory: those that lie along it are transposed in registers, kRows
+// at a time; those that lie side by side are taken as they are. Results are made as they will lie in memory, so that
+// they can be written in whole lines of the cache.
+#include "../kernels.h"
+#include "storage.h"
+#include "vector.h"
+
+namespace sgs::SGS_ISA {
+namespace {
+
+template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_as(const S* p) {
+    if constexpr (std::is_same_v<C, S>) {
+        return load_vector(p);
+    } else if constexpr (std::is_same_v<C, float> && std::is_same_v<S, BFloat16>) {
+        typedef std::uint16_t Bits __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
+        typedef std::uint32_t Wide __attribute__((vector_size(kVectorBytes)));
+        return __builtin_bit_cast(Vec<C>, __builtin_convertvector(*reinterpret_cast<const Bits*>(p), Wide) << 16);
+#if defined(__AVX512F__)
+    } else if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
+        return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+    } else if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#endif
+    } else {
+        C values[kWidth<C>];
+        for (int i = 0; i < kWidth<C>; ++i) values[i] = static_cast<C>(widen(p[i]));
+        return load_vector(values);
+    }
+}
+
+/// x + w f; exactly x where the edge is cut.
+template <bool cuts, class V> __attribute__((always_inline)) inline V arrive(V x, V w, V f) {
+    const V sum = w * f + x;
+    if constexpr (cuts) return w != V{} ? sum : x;
+    return sum;
+}
+
+/// v, in a register from here on: where the compiler would fold a load into two instructions, it loads twice.
+template <class V> __attribute__((always_inline)) inline V in_register(V v) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(v));
+#elif defined(__SSE2__)
+    asm("" : "+x"(v));
+#endif
+    return v;
+}
+
+// ---- lines along memory
+
+// Fewer steps than this beside the squares are copied one by one.
+constexpr int kFew = 4;
+
+// A square of kWidth steps of kWidth lines, transposed in registers: v[k] is step k. What lies `ahead` is fetched.
+template <class C, class S> __attribute__((always_inline)) inline void
+load_square(Vec<C>* v, const S* x, const std::int64_t* offsets, std::int64_t ahead = 0) {
+#pragma GCC unroll 16
+    for (int k = 0; ahead != 0 && k < kWidth<C>; ++k) __builtin_prefetch(x + offsets[k] + ahead, 0, 2);
+#pragma GCC unroll 16
+    for (int k = 0; k < kWidth<C>; ++k) v[k] = in_register(load_as<C>(x + offsets[k]));
+    transpose<C>(v);
+}
+
+// And back, to lines `pitch` apart.
+template <class C> __attribute__((always_inline)) inline void store_square(Vec<C>* v, C* y, std::int64_t pitch) {
+    transpose<C>(v);
+#pragma GCC unroll 16
+    for (int k = 0; k < kWidth<C>; ++k) store_vector(y + k * pitch, v[k]);
+}
+
+// tile[i][k] of `count` steps from `first` on that fill no square, of kWidth of the lines.
+template <class C, class S> void load_few(C* tile, const RowLines<C>& p, const S* x, const std::int64_t* offsets,
+                                          std::int64_t first, std::int64_t count) {
+    constexpr int n = kWidth<C>;
+    if (count == 0) return;
+    if (count < kFew || (p.steps < n && !p.readable_beyond)) {
+        for (std::int64_t i = first; i < first + count; ++i)
+            for (int k = 0; k < n; ++k) tile[i * kRows + k] = static_cast<C>(widen(x[offsets[k] + i]));
+        return;
+    }
+    // A whole square that overlaps others; the steps in both are the same.
+    const std::int64_t from = first > 0 ? first + count - n : 0;
+    Vec<C> v[n];
+    load_square<C>(v, x + from, offsets);
+#pragma GCC unroll 16
+    for (int k = 0; k < n; ++k) store_vector(tile + (from + k) * kRows, v[k]);
+}
+
+// `count` steps of the tile from `first` on, of kWidth of the lines, to y. What comes after them in memory is written
+// with anything, and is to be written later.
+template <class C> void store_few(const C* tile, C* y, std::int64_t steps, std::int64_t first, std::int64_t count) {
+    constexpr int n = kWidth<C>;
+    if (count == 0) return;
+    if (count < kFew) {
+        for (std::int64_t i = first; i < first + count; ++i)
+            for (int k = 0; k < n; ++k) y[k * steps + i] = tile[i * kRows + k];
+        return;
+    }
+    Vec<C> v[n];
+#pragma GCC unroll 16
+    for (int k = 0; k < n; ++k) v[k] = load_vector(tile + (first + k) * kRows);
+    store_square<C>(v, y + first, steps);
+}
+
+// Steps between which F is kept: from one to the next it is found again, in registers.
+template <class C> constexpr int kApart = kWidth<C> < 4 ? kWidth<C> : 4;
+
+// Where F before step i is kept, where steps fill squares; F of a step beside them.
+template <class C> std::int64_t kept_at(std::int64_t i) { return i / kApart<C> * kRows; }
+template <class C> std::int64_t kept_beside(std::int64_t squares, std::int64_t i) {
+    return (squares / kApart<C> + i - squares) * kRows;
+}
+
+// (4) forward: square(i, v) for every kWidth steps, then beside(i, x) for those that fill no square.
+template <class C, class S, class Square, class Beside> __attribute__((always_inline)) inline void
+go_forward(const RowLines<C>& p, int group, const Square& square, const Beside& beside) {
+    constexpr int n = kWidth<C>;
+    const S* x = static_cast<const S*>(p.x);
+    const std::int64_t* offsets = p.offsets + group;
+    const std::int64_t few = p.steps % n;
+    for (std::int64_t j = 0; j + n <= p.steps; j += n) {
+        Vec<C> v[n];
+        load_square<C>(v, x + j, offsets, p.ahead);
+        square(j, v);
+    }
+    C* tile = p.values + group;
+    load_few<C>(tile, p, x, offsets, p.steps - few, few);
+    for (std::int64_t i = p.steps - few; i < p.steps; ++i) beside(i, load_vector(tile + i * kRows));
+}
+
+// F of the last step, from F before the first.
+template <class C, class S, bool cuts, bool normalized> void carry_rows(const RowLines<C>& p) {
+    for (int g = 0; g < kRows; g += kWidth<C>) {
+        Vec<C> f = load_vector(p.forward + g), ones = load_vector(p.ones_forward + g);
+        const auto pass = [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
+            const Vec<C> w = load_vector(p.links + i * kLinkPitch + g);
+            f = arrive<cuts>(x, w, f);
+            if constexpr (normalized) ones = arrive<cuts>(Vec<C>{} + C(1), w, ones);
+        };
+        go_forward<C, S>(
+            p, g,
+            [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+                for (int k = 0; k < kWidth<C>; ++k) pass(j + k, v[k]);
+            },
+            pass);
+        store_vector(p.forward + g, f);
+        store_vector(p.ones_forward + g, ones);
+    }
+}
+
+// (5): F on the way there, and what comes back is added.
+template <class C, class S, bool cuts, bool normalized> void filter_rows(const RowLines<C>& block) {
+    constexpr int n = kWidth<C>, apart = kApart<C>;
+    const RowLines<C> p = block; // so that no store may change it
+    const std::int64_t squares = p.steps / n * n;
+    const Vec<C> one = Vec<C>{} + C(1);
+    for (int g = 0; g < kRows; g += n) {
+        const auto link = [&](std::int64_t i)
+                              __attribute__((always_inline)) { return load_vector(p.links + i * kLinkPitch + g); };
+        Vec<C> f = load_vector(p.forward + g), ones = load_vector(p.ones_forward + g);
+        const auto pass = [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
+            const Vec<C> w = link(i);
+            f = arrive<cuts>(x, w, f);
+            if constexpr (normalized) ones = arrive<cuts>(one, w, ones);
+        };
+        const auto keep = [&](std::int64_t at) __attribute__((always_inline)) {
+            store_vector(p.sums + at + g, f);
+            if constexpr (normalized) store_vector(p.support + at + g, ones);
+        };
+        go_forward<C, S>(
+            p, g,
+            [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) {
+                    if (k % apart == 0) keep(kept_at<C>(j + k));
+                    store_vector(p.values + (j + k) * kRows + g, v[k]);
+                    pass(j + k, v[k]);
+                }
+            },
+            [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
+                pass(i, x);
+                keep(kept_beside<C>(squares, i));
+            });
+
+        C* rows = p.y + g * p.steps;
+        Vec<C> b = load_vector(p.backward + g), w = link(p.steps);
+        ones = load_vector(p.ones_backward + g);
+        // From F, x and the edge w that leaves a step.
+        const auto leave = [&](Vec<C> sum, Vec<C> support, Vec<C> x) __attribute__((always_inline)) {
+            Vec<C> y = arrive<cuts>(sum, w, b);
+            b = arrive<cuts>(x, w, b);
+            if constexpr (normalized) {
+                y /= arrive<cuts>(support, w, ones);
+                ones = arrive<cuts>(one, w, ones);
+                if (p.residual) y += x;
+            }
+            return y;
+        };
+        for (std::int64_t i = p.steps - 1; i >= squares; --i) {
+            C* at = p.values + i * kRows + g;
+            const std::int64_t kept = kept_beside<C>(squares, i) + g;
+            store_vector(at, leave(load_vector(p.sums + kept), normalized ? load_vector(p.support + kept) : one,
+                                   load_vector(at)));
+            w = in_register(link(i));
+        }
+        store_few(p.values + g, rows, p.steps, squares, p.steps - squares);
+        for (std::int64_t j = squares - n; j >= 0; j -= n) {
+            Vec<C> v[n];
+#pragma GCC unroll 16
+            for (int h = n - apart; h >= 0; h -= apart) {
+                Vec<C> x[apart], links[apart], support[apart];
+                const std::int64_t kept = kept_at<C>(j + h) + g;
+                Vec<C> sum = load_vector(p.sums + kept), sum_of_ones = one;
+                if constexpr (normalized) sum_of_ones = load_vector(p.support + kept);
+#pragma GCC unroll 4
+                for (int k = 0; k < apart; ++k) {
+                    x[k] = in_register(load_vector(p.values + (j + h + k) * kRows + g));
+                    links[k] = in_register(link(j + h + k));
+                    v[h + k] = sum = arrive<cuts>(x[k], links[k], sum);
+                    if constexpr (normalized) sum_of_ones = arrive<cuts>(one, links[k], sum_of_ones);
+                    support[k] = sum_of_ones;
+                }
+#pragma GCC unroll 4
+                for (int k = apart - 1; k >= 0; --k) {
+                    v[h + k] = leave(v[h + k], support[k], x[k]);
+                    w = links[k];
+                }
+            }
+            store_square<C>(v, rows + j, p.steps);
+        }
+        store_vector(p.backward + g, b);
+        store_vector(p.ones_backward + g, ones);
+    }
+}
+
+// (4), from the first step or from the last.
+template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) {
+    constexpr int n = kWidth<C>;
+    const RowLines<C> p = block;
+    const S* x = static_cast<const S*>(p.x);
+    const std::int64_t few = p.steps % n;
+    for (int g = 0; g < kRows; g += n) {
+        const std::int64_t* offsets = p.offsets + g;
+        C* carry = (p.reverse ? p.backward : p.forward) + g;
+        C* tile = p.values + g;
+        C* rows = p.y + g * p.steps;
+        const C* links = p.links + (p.reverse ? kLinkPitch : 0) + g;
+        Vec<C> f = load_vector(carry);
+        const auto next = [&](std::int64_t i, Vec<C> value) __attribute__((always_inline)) {
+            f = arrive<cuts>(value, load_vector(links + i * kLinkPitch), f);
+            return f;
+        };
+        const auto each_of_few = [&](std::int64_t i) {
+            store_vector(tile + i * kRows, next(i, load_vector(tile + i * kRows)));
+        };
+        if (p.reverse) {
+            load_few<C>(tile, p, x, offsets, p.steps - few, few);
+            for (std::int64_t i = p.steps - 1; i >= p.steps - few; --i) each_of_few(i);
+            store_few(tile, rows, p.steps, p.steps - few, few);
+            for (std::int64_t j = p.steps - few - n; j >= 0; j -= n) {
+                Vec<C> v[n];
+                load_square<C>(v, x + j, offsets, p.ahead);
+#pragma GCC unroll 16
+                for (int k = n - 1; k >= 0; --k) v[k] = next(j + k, v[k]);
+                store_square<C>(v, rows + j, p.steps);
+            }
+        } else {
+            load_few<C>(tile, p, x, offsets, 0, few);
+            for (std::int64_t i = 0; i < few; ++i) each_of_few(i);
+            store_few(tile, rows, p.steps, 0, few);
+            for (std::int64_t j = few; j < p.steps; j += n) {
+                Vec<C> v[n];
+                load_square<C>(v, x + j, offsets, p.ahead);
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) v[k] = next(j + k, v[k]);
+                store_square<C>(v, rows + j, p.steps);
+            }
+        }
+        store_vector(carry, f);
+    }
+}
+
+// tile[i][k] = source[i * step + offsets[k]] for kRows lines, to rows `pitch` apart. Returns whether one is 0.
+template <class C, class S> bool load_lines(C* __restrict tile, std::int64_t pitch, const void* from,
+                                            const std::int64_t* offsets, std::int64_t steps, std::int64_t step,
+                                            bool readable_beyond) {
+    constexpr int n = kWidth<C>;
+    const S* source = static_cast<const S*>(from);
+    bool one_line = true;
+    for (int k = 1; k < kRows; ++k) one_line &= offsets[k] == offsets[0];
+    bool zero = false;
+    if (one_line) {
+        for (std::int64_t i = 0; i < steps; ++i) {
+            const C value = static_cast<C>(widen(source[offsets[0] + i * step]));
+            for (int k = 0; k < kRows; ++k) tile[i * pitch + k] = value;
+            zero |= value == C(0);
+        }
+        return zero;
+    }
+    if (step != 1 || (steps < n && !readable_beyond)) {
+        for (std::int64_t i = 0; i < steps; ++i)
+            for (int k = 0; k < kRows; ++k) {
+                const C value = static_cast<C>(widen(source[offsets[k] + i * step]));
+                tile[i * pitch + k] = value;
+                zero |= value == C(0);
+            }
+        return zero;
+    }
+    using Bits = std::conditional_t<sizeof(C) == 4, std::uint32_t, std::uint64_t>;
+    typedef Bits Magnitudes __attribute__((vector_size(kVectorBytes)));
+    Magnitudes least = ~Magnitudes{};
+    const auto count = [&](Vec<C> v) __attribute__((always_inline)) {
+        const Magnitudes m = __builtin_bit_cast(Magnitudes, v) << 1; // without the sign
+        least = m < least ? m : least;
+    };
+    for (int g = 0; g < kRows; g += n)
+        for (std::int64_t i = 0; i < steps; i += n) {
+            // The last square overlaps; one that is all there is reads beyond.
+            const std::int64_t j = i + n <= steps || i == 0 ? i : steps - n;
+            Vec<C> v[n];
+            load_square<C>(v, source + j, offsets + g);
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) store_vector(tile + (j + k) * pitch + g, v[k]);
+            if (steps < n) {
+                for (std::int64_t k = 0; k < steps; ++k) count(load_vector(tile + k * pitch + g));
+            } else {
+#pragma GCC unroll 16
+                for (int k = 0; k < n; ++k) count(v[k]);
+            }
+        }
+    for (int k = 0; k < n; ++k) zero |= least[k] == 0;
+    return zero;
+}
+
+// ---- lines side by side
+
+// Steps whose values, weights and sums fit the registers.
+constexpr int kDeep = kVectorBytes == 64 ? 8 : 4;
+
+template <class C, bool shared>
+__attribute__((always_inline)) inline Vec<C> column_link(const ColumnLines<C>& p, std::int64_t i, std::int64_t j) {
+    if constexpr (shared) return Vec<C>{} + p.links[i];
+    return load_vector(p.links + i * p.pitch + j);
+}
+
+// f(j) for every vector of the width; the last overlaps.
+template <class C, class F> __attribute__((always_inline)) inline void each_vector(std::int64_t width, const F& f) {
+    std::int64_t j = 0;
+    for (; j + kWidth<C> <= width; j += kWidth<C>) f(j);
+    if (j < width) f(width - kWidth<C>);
+}
+
+// f(count) with a constant where it is the usual count, so that what is kept for each step stays in registers.
+template <class F> __attribute__((always_inline)) inline void with_count(std::int64_t count, const F& f) {
+    if (count == kDeep)
+        f(std::integral_constant<int, kDeep>{});
+    else
+        f(count);
+}
+
+// F of the last of each kDeep steps.
+template <class C, class S, bool cuts, bool shared> void carry_columns(const ColumnLines<C>& block) {
+    const ColumnLines<C> p = block;
+    const S* x = static_cast<const S*>(p.x);
+    for (std::int64_t first = 0; first < p.steps; first += kDeep) {
+        const C* before = p.forward + first / kDeep * p.width_pitch;
+        C* after = p.forward + (first / kDeep + 1) * p.width_pitch;
+        with_count(p.steps - first < kDeep ? p.steps - first : kDeep,
+                   [&](auto of_steps) __attribute__((always_inline)) {
+                       const int count = static_cast<int>(of_steps);
+                       each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
+                           Vec<C> f = load_vector(before + j);
+#pragma GCC unroll 8
+                           for (int r = 0; r < count; ++r) {
+                               const std::int64_t i = first + r;
+                               f = arrive<cuts>(load_as<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
+                           }
+                           store_vector(after + j, f);
+                       });
+                   });
+    }
+}
+
+// (5) for `steps` steps from `from` on, the last first: B of the step after comes in, B of the first goes out.
+template <class C, class S, bool cuts, bool shared>
+void filter_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t steps) {
+    const ColumnLines<C> p = block;
+    const S* x = static_cast<const S*>(p.x);
+    for (std::int64_t first = from + (steps - 1) / kDeep * kDeep; first >= from; first -= kDeep) {
+        const std::int64_t k = first / kDeep;
+        const C* above = p.forward + k * p.width_pitch;
+        const C* below = p.backward + (k + 1) % 2 * p.width_pitch;
+        C* to = p.backward + k % 2 * p.width_pitch;
+        C* y = p.y + (first - from) * p.width;
+        with_count(from + steps - first < kDeep ? from + steps - first : kDeep,
+                   [&](auto of_steps) __attribute__((always_inline)) {
+                       const int count = static_cast<int>(of_steps);
+                       each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
+                           Vec<C> values[kDeep], sums[kDeep], links[kDeep + 1];
+                           Vec<C> f = load_vector(above + j);
+#pragma GCC unroll 8
+                           for (int r = 0; r < count; ++r) {
+                               links[r] = column_link<C, shared>(p, first + r, j);
+                               const S* at = x + (first + r) * p.step + j;
+                               __builtin_prefetch(at + p.ahead, 0, 2);
+                               values[r] = load_as<C>(at);
+                               sums[r] = f = arrive<cuts>(values[r], links[r], f);
+                           }
+                           links[count] = column_link<C, shared>(p, first + count, j);
+                           Vec<C> b = load_vector(below + j);
+#pragma GCC unroll 8
+                           for (int r = count - 1; r >= 0; --r) {
+                               store_vector(y + r * p.width + j, arrive<cuts>(sums[r], links[r + 1], b));
+                               b = arrive<cuts>(values[r], links[r + 1], b);
+                           }
+                           store_vector(to + j, b);
+                       });
+                   });
+    }
+}
+
+// (4) for `steps` steps from `from` on. With `reverse`, y goes from the last to the first.
+template <class C, class S, bool cuts, bool shared>
+void scan_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t steps) {
+    const ColumnLines<C> p = block;
+    const S* x = static_cast<const S*>(p.x);
+    const std::int64_t y_step = p.reverse ? -p.width : p.width;
+    C* y = p.reverse ? p.y + (steps - 1) * p.width : p.y;
+    for (std::int64_t first = from; first < from + steps; first += kDeep) {
+        const C* before = p.forward + first / kDeep % 2 * p.width_pitch;
+        C* after = p.forward + (first / kDeep + 1) % 2 * p.width_pitch;
+        with_count(from + steps - first < kDeep ? from + steps - first : kDeep,
+                   [&](auto of_steps) __attribute__((always_inline)) {
+                       const int count = static_cast<int>(of_steps);
+                       each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
+                           Vec<C> f = load_vector(before + j);
+#pragma GCC unroll 8
+                           for (int r = 0; r < count; ++r) {
+                               const std::int64_t i = first + r;
+                               f = arrive<cuts>(load_as<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
+                               store_vector(y + (i - from) * y_step + j, f);
+                           }
+                           store_vector(after + j, f);
+                       });
+                   });
+    }
+}
+
+// ---- out
+
+template <class C, class S> void write(const C* __restrict from, S* __restrict to, std::int64_t count, bool stream) {
+    std::int64_t j = 0;
+    if constexpr (std::is_same_v<C, S>) {
+        if (stream) {
+            for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
+            for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
+        }
+    }
+    for (; j < count; ++j) narrow(from[j], to[j]);
+}
+
+template <class C, class S> void write_rows(const C* rows, std::int64_t count, std::int64_t width, void* target,
+                                            const std::int64_t* offsets, bool stream) {
+    S* y = static_cast<S*>(target);
+    bool dense = true;
+    for (std::int64_t r = 1; r < count; ++r) dense &= offsets[r] == offsets[0] + r * width;
+    if (dense)
+        write(rows, y + offsets[0], count * width, stream);
+    else
+        for (std::int64_t r = 0; r < count; ++r) write(rows + r * width, y + offsets[r], width, stream);
+}
+
+// ---- choice of the compiled form
+
+// f with constants in place of `cuts` and of a second condition.
+template <class F> __attribute__((always_inline)) inline void with_constants(bool cuts, bool other, const F& f) {
+    constexpr std::true_type yes;
+    constexpr std::false_type no;
+    if (cuts)
+        other ? f(yes, yes) : f(yes, no);
+    else
+        other ? f(no, yes) : f(no, no);
+}
+
+template <class C, class S> void carry_row_lines(const RowLines<C>& p) {
+    with_constants(p.cuts, p.support != nullptr,
+                   [&](auto cuts, auto normalized) { carry_rows<C, S, cuts, normalized>(p); });
+}
+template <class C, class S> void filter_row_lines(const RowLines<C>& p) {
+    with_constants(p.cuts, p.support != nullptr,
+                   [&](auto cuts, auto normalized) { filter_rows<C, S, cuts, normalized>(p); });
+}
+template <class C, class S> void scan_row_lines(const RowLines<C>& p) {
+    p.cuts ? scan_rows<C, S, true>(p) : scan_rows<C, S, false>(p);
+}
+template <class C, class S> void carry_column_lines(const ColumnLines<C>& p) {
+    with_constants(p.cuts, p.shared, [&](auto cuts, auto shared) { carry_columns<C, S, cuts, shared>(p); });
+}
+template <class C, class S> void filter_column_lines(const ColumnLines<C>& p, std::int64_t from, std::int64_t steps) {
+    with_constants(p.cuts, p.shared,
+                   [&](auto cuts, auto shared) { filter_columns<C, S, cuts, shared>(p, from, steps); });
+}
+template <class C, class S> void scan_column_lines(const ColumnLines<C>& p, std::int64_t from, std::int64_t steps) {
+    with_constants(p.cuts, p.shared, [&](auto cuts, auto shared) { scan_columns<C, S, cuts, shared>(p, from, steps); });
+}
+
+} // namespace
+
+// By the dtype of x, which decides the computing type.
+#define SGS_OF_FLOAT(f) {f<float, Half>, f<float, BFloat16>, f<float, float>, nullptr}
+#define SGS_OF_DOUBLE(f) {nullptr, nullptr, nullptr, f<double, double>}
+#define SGS_OF_ANY(f, C) {f<C, Half>, f<C, BFloat16>, f<C, float>, f<C, double>}
+
+extern const LineKernels<float> line_float{kDeep,
+                                           SGS_OF_ANY(load_lines, float),
+                                           SGS_OF_FLOAT(carry_row_lines),
+                                           SGS_OF_FLOAT(filter_row_lines),
+                                           SGS_OF_FLOAT(scan_row_lines),
+                                           SGS_OF_FLOAT(carry_column_lines),
+                                           SGS_OF_FLOAT(filter_column_lines),
+                                           SGS_OF_FLOAT(scan_column_lines),
+                                           SGS_OF_FLOAT(write_rows),
+                                           finish_stream};
+extern const LineKernels<double> line_double{kDeep,
+                                             SGS_OF_ANY(load_lines, double),
+                                             SGS_OF_DOUBLE(carry_row_lines),
+                                             SGS_OF_DOUBLE(filter_row_lines),
+                                             SGS_OF_DOUBLE(scan_row_lines),
+                                             SGS_OF_DOUBLE(carry_column_lines),
+                                             SGS_OF_DOUBLE(filter_column_lines),
+                                             SGS_OF_DOUBLE(scan_column_lines),
+                                             SGS_OF_DOUBLE(write_rows),
+                                             finish_stream};
+
+} // namespace sgs::SGS_ISA

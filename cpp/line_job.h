@@ -1,0 +1,85 @@
+// One axis as the kernels of kernels/line.cpp take it: lines along memory (line_rows.cpp) or side by side
+// (line_columns.cpp).
+#pragma once
+
+#include "filter.h"
+#include "lines.h"
+#include "parallel.h"
+
+namespace sgs {
+
+/// A scan (4) or a line filter (5). Operands are of x's rank, stride 0 where they are broadcast. With a guide, w is its
+/// view, and weights are made of it as they are needed: for lines along memory of at most kPartSteps steps.
+struct LineJob {
+    enum class Kind { filter, scan, reverse_scan };
+    AnyView x, w, y;
+    int axis;
+    Kind kind = Kind::filter;
+    const AnyView *left = nullptr, *right = nullptr; // what flows in; a scan's `initial` is where it begins
+    bool linked = false;                             // an edge follows the last element, which right is to cross
+    bool normalized = false;                         // divided by T(1)
+    const AnyView *ones_left = nullptr, *ones_right = nullptr; // what flows into T(1)
+    bool residual = false;                                     // x is added
+    const GuideOperand* guide = nullptr;
+
+    /// Edges of a line, with those before its first element and after its last.
+    std::int64_t edges() const { return x.shape[axis] + (linked ? 1 : 0); }
+};
+
+/// Runs the job if its lines lie along memory, else returns false.
+template <class C> bool run_row_lines(const LineJob& job, const Options& options);
+
+/// Runs the job if its lines lie side by side in memory, else returns false.
+template <class C> bool run_column_lines(const LineJob& job, const Options& options);
+
+constexpr std::int64_t kPartSteps = 1024;       // longer lines are taken in parts
+constexpr std::int64_t kTaskSize = 1 << 15;     // elements, about
+constexpr std::int64_t kBeyondCaches = 1 << 24; // bytes of y that are best written past the caches
+constexpr std::int64_t kLongPiece = 2048;       // bytes of a piece of y that loses little by its ragged ends
+
+/// Some dimensions of an array, from the innermost on.
+struct SomeDims {
+    std::array<int, kMaxDims> dims{};
+    int count = 0;
+    std::int64_t product = 1;
+
+    void add(const AnyView& v, int d) {
+        dims[count++] = d;
+        product *= v.shape[d];
+    }
+    /// Where entry `index` of an operand starts, in elements.
+    std::int64_t offset(const AnyView& shape, const AnyView& v, std::int64_t index) const {
+        std::int64_t out = 0;
+        for (int k = 0; k < count && index > 0; ++k) {
+            out += index % shape.shape[dims[k]] * v.strides[dims[k]];
+            index /= shape.shape[dims[k]];
+        }
+        return out;
+    }
+    /// The same of `length` entries from `first` on, plus `base`.
+    void offsets(const AnyView& shape, const AnyView& v, std::int64_t first, std::int64_t length, std::int64_t base,
+                 std::int64_t* out) const {
+        std::array<std::int64_t, kMaxDims> index{};
+        for (int k = 0; k < count; ++k) {
+            index[k] = first % shape.shape[dims[k]];
+            first /= shape.shape[dims[k]];
+            base += index[k] * v.strides[dims[k]];
+        }
+        for (std::int64_t i = 0; i < length; ++i) {
+            out[i] = base;
+            for (int k = 0; k < count; ++k) {
+                base += v.strides[dims[k]];
+                if (++index[k] < shape.shape[dims[k]]) break;
+                base -= index[k] * v.strides[dims[k]];
+                index[k] = 0;
+            }
+        }
+    }
+};
+
+/// A place in scratch, with room for kRows elements before, that is aligned as `target` is.
+template <class C> C* aligned_like(C* scratch, const void* target) {
+    return scratch + reinterpret_cast<std::uintptr_t>(target) / sizeof(C) % (64 / sizeof(C));
+}
+
+} // namespace sgs

@@ -1,0 +1,149 @@
+"""How `line_filter`, `scan` and filters over one axis go through memory: along it, across it, in parts, ragged or not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from helpers import BFLOAT16, FLOATS, assert_within, random_values, random_weights
+
+import sgs
+
+# Lines, steps and how the lines lie in memory: along it, or side by side.
+RAGGED = [(1, 2), (2, 15), (15, 16), (16, 17), (17, 31), (33, 63), (40, 97), (5, 1000), (3, 1025), (18, 1040)]
+
+
+def _along(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x)
+
+
+def _side_by_side(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0)
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "along": _along,
+    "side by side": _side_by_side,
+    "channels last": _channels_last,
+}
+SHARED = {"own": (0, 1), "by channels": (1,), "by lines": (0,), "by all": ()}
+
+
+def _weights(rng: np.random.Generator, shape: tuple[int, ...], shared: str, dtype: np.dtype) -> np.ndarray:
+    kept = SHARED[shared]
+    return random_weights(rng, [n if a in kept else 1 for a, n in enumerate(shape[:2])] + [shape[2] - 1], dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.name)
+@pytest.mark.parametrize("shared", SHARED)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("lines", "steps"), RAGGED)
+def test_every_way(lines: int, steps: int, layout: str, shared: str, dtype: np.dtype, isa: str) -> None:
+    """The reference's answer, in place too and for any number of threads, to the bit."""
+    shape = (17 if layout == "channels last" or lines < 20 else 2, lines, steps)
+    rng = np.random.default_rng(lines)
+    x = LAYOUTS[layout](random_values(rng, shape, dtype))
+    w = _weights(rng, shape, shared, np.dtype(np.float32))
+    exact_x, exact_w = x.astype(np.float64), w.astype(np.float64)
+    size = sgs.reference.line_filter(np.abs(exact_x), exact_w)
+    calls: dict[str, tuple[Callable[..., np.ndarray], np.ndarray]] = {
+        "filter": (lambda x, **options: sgs.line_filter(x, w, **options), sgs.reference.line_filter(exact_x, exact_w)),
+        "scan": (lambda x, **options: sgs.scan(x, w, **options), sgs.reference.scan(exact_x, exact_w)),
+        "reverse": (
+            lambda x, **options: sgs.scan(x, w, reverse=True, **options),
+            sgs.reference.scan(exact_x, exact_w, reverse=True),
+        ),
+    }
+    for call, expected in calls.values():
+        y = call(x, num_threads=1)
+        assert_within(y, expected, size, steps, dtype)
+        np.testing.assert_array_equal(call(x, num_threads=3), y)
+        in_place = LAYOUTS[layout](x.copy())
+        assert call(in_place, out=in_place) is in_place
+        np.testing.assert_array_equal(in_place, y)
+
+
+@pytest.mark.parametrize("shared", SHARED)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("steps", [2, 3, 17, 40, 97, 1030])
+def test_nothing_crosses_a_cut_at_any_place(steps: int, layout: str, shared: str, isa: str) -> None:
+    """NaN stays between the cuts that are around it, wherever they are in a vector or a square of vectors."""
+    shape = (17, 18, steps)
+    rng = np.random.default_rng(steps)
+    for cut in sorted({0, 1, 14, 15, 16, 30, steps - 3, steps - 2} & set(range(steps - 1))):
+        x = random_values(rng, shape, np.float32)
+        w = np.maximum(_weights(rng, shape, shared, np.dtype(np.float32)), np.float32(0.5))
+        w[..., cut] = 0
+        clean = sgs.line_filter(LAYOUTS[layout](x), w)
+        x[3, 4, cut + 1] = np.nan
+        x[5, 17, cut] = np.inf
+        y = sgs.line_filter(LAYOUTS[layout](x), w)
+        dirty = np.zeros(shape, bool)
+        dirty[3, 4, cut + 1 :] = True
+        dirty[5, 17, : cut + 1] = True
+        assert np.isnan(y[3, 4, cut + 1 :]).all() and np.isinf(y[5, 17, : cut + 1]).all()
+        np.testing.assert_array_equal(y[~dirty], clean[~dirty])
+        forward, backward = (sgs.scan(LAYOUTS[layout](x), w, reverse=reverse) for reverse in (False, True))
+        assert np.isfinite(forward[3, 4, : cut + 1]).all() and np.isnan(forward[3, 4, cut + 1 :]).all()
+        assert np.isfinite(backward[5, 17, cut + 1 :]).all() and np.isinf(backward[5, 17, : cut + 1]).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("steps", [2, 18, 97, 1030])
+def test_what_flows_in_belongs_to_each_line(steps: int, layout: str, isa: str) -> None:
+    shape = (17, 18, steps)
+    rng = np.random.default_rng(steps)
+    x = random_values(rng, shape, np.float32)
+    w = random_weights(rng, (18, steps - 1), np.float32)
+    left, right = random_values(rng, (17, 18), np.float32), random_values(rng, (18,), np.float32)
+    expected = sgs.reference.line_filter(x, w, initial=(left, right))
+    size = sgs.reference.line_filter(np.abs(x), w, initial=(np.abs(left), np.abs(right)))
+    y = sgs.line_filter(LAYOUTS[layout](x), w, initial=(left, right))
+    assert_within(y, expected, size, steps, np.float32)
+    for reverse in (False, True):
+        expected = sgs.reference.scan(x, w, initial=left, reverse=reverse)
+        y = sgs.scan(LAYOUTS[layout](x), w, initial=left, reverse=reverse)
+        size = sgs.reference.scan(np.abs(x), w, initial=np.abs(left), reverse=reverse)
+        assert_within(y, expected, size, steps, np.float32)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 7, 15])
+@pytest.mark.parametrize("shape", [(64, 513, 129), (130, 255, 128), (5, 1100, 1000)])
+def test_large_results_go_past_the_caches(shape: tuple[int, int, int], offset: int, isa: str) -> None:
+    """The same bits as small ones, wherever the first element lies, and nothing beside them is touched."""
+    count = int(np.prod(shape))
+    x = np.resize(random_values(np.random.default_rng(0), (9973,), np.float32), shape)
+    memory = np.full(count + 32, 77, np.float32)
+    out = memory[offset : offset + count].reshape(shape)
+    for axis in (-1, -2):
+        w = np.linspace(0, 1, shape[-2] * shape[-1], dtype=np.float32).reshape(shape[1:])
+        w = w[:, 1:] if axis == -1 else w[1:]
+        sgs.line_filter(x, w, axis, out=out, num_threads=2)
+        part = slice(3, 5)
+        np.testing.assert_array_equal(out[part], sgs.line_filter(x[part], w, axis))
+        np.testing.assert_array_equal(out[-1], sgs.line_filter(x[-1:], w, axis)[0])
+        assert (memory[:offset] == 77).all() and (memory[offset + count :] == 77).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("normalization", ["cross", "line", None])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("shape", [(50, 10), (3, 97), (17, 1100), (2, 4100), (1, 4097)])
+def test_filters_over_one_axis(
+    shape: tuple[int, int], residual: bool, normalization: str | None, dtype: type, isa: str
+) -> None:
+    options = {"channel_axis": None, "axes": (-1,), "normalization": normalization, "residual": residual}
+    x = np.random.default_rng(0).random(shape).astype(dtype)
+    guide = np.random.default_rng(1).random(shape)
+    guide[0, shape[1] // 2] = 1e4  # no support crosses
+    expected = sgs.reference.semi_global_filter(x.astype(np.float64), guide, 0.3, **options)
+    y = sgs.semi_global_filter(x, guide, 0.3, **options)
+    tolerance = {2: 2e-2 if np.dtype(dtype) == BFLOAT16 else 3e-3, 4: 2e-5, 8: 1e-12}[np.dtype(dtype).itemsize]
+    np.testing.assert_allclose(y.astype(np.float64), expected, rtol=tolerance, atol=0)
+    for threads in (1, 3):
+        in_place = x.copy()
+        sgs.semi_global_filter(in_place, guide, 0.3, out=in_place, num_threads=threads, **options)
+        np.testing.assert_array_equal(in_place, y)
