@@ -280,8 +280,8 @@ MUTANTS = [
     Mutant(
         "a centre counted twice, with channels side by side",
         "cpp/kernels/lanes.cpp",
-        "Vec<C> sum = f[v] + down + p.centres * x;",
-        "Vec<C> sum = f[v] + down + C(2) * x;",
+        "return (across + down + x) * p.reciprocal[at];",
+        "return (across + down + x + x) * p.reciprocal[at];",
         FILTER,
     ),
     Mutant(
@@ -294,8 +294,8 @@ MUTANTS = [
     Mutant(
         "an edge dropped: the last column's, with channels side by side",
         "cpp/kernels/lanes.cpp",
-        "const C across = j == p.width - 1 ? C(0) : p.across[j];",
-        "const C across = j >= p.width - 2 ? C(0) : p.across[j];",
+        "b[r] = over<cuts>(across[r * (width + 1) + j + 1], after[r], b[r]);",
+        "b[r] = over<cuts>(j + 2 == width ? C(0) : across[r * (width + 1) + j + 1], after[r], b[r]);",
         FILTER,
     ),
     Mutant(
@@ -308,8 +308,8 @@ MUTANTS = [
     Mutant(
         "a last plane skipped, with channels side by side",
         "cpp/lanes.cpp",
-        "const std::int64_t per_group = (p.group_size + kLanes - 1) / kLanes;",
-        "const std::int64_t per_group = std::max<std::int64_t>(1, p.group_size / kLanes);",
+        "tail_ = (size_ - head_) % kChannels;",
+        "tail_ = 0;",
         FILTER,
     ),
     Mutant(
@@ -329,9 +329,23 @@ MUTANTS = [
     Mutant(
         "a confidence ignored, with channels side by side",
         "cpp/lanes.cpp",
-        "if (o.confidence) kernels<C>().lanes.trust(x, s.trust.get(), p.width, false);",
+        "if (p_.o.confidence) trust(x, rows, false);",
         "",
         FILTER,
+    ),
+    Mutant(
+        "a carry lost: between bands of planes side by side",
+        "cpp/lanes.cpp",
+        "        weights.down -= p_.width;\n",
+        "",
+        BANDS,
+    ),
+    Mutant(
+        "the last rows of a band taken for its first, in planes side by side",
+        "cpp/lanes.cpp",
+        "std::copy_n(above, s_.row, s_.above.get());",
+        "std::fill_n(s_.above.get(), s_.row, C(0));",
+        BANDS,
     ),
     Mutant(
         "cuts overlooked: horizontal ones",
@@ -413,8 +427,8 @@ MUTANTS = [
     Mutant(
         "cuts overlooked: upward ones, with channels side by side",
         "cpp/lanes.cpp",
-        "|| has_zero(s.up.get(), p.width, p.width, 1) ||",
-        "||",
+        "s_.cuts |= has_zero(across + 1, width, width - 1, 1);",
+        "",
         RULES,
     ),
     Mutant(
