@@ -6,7 +6,8 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kUnitSize = 1 << 16; // elements of a unit: a few planes that stay in L2
+constexpr std::int64_t kUnitSize = 1 << 16;    // elements of a unit: a few planes that stay in L2
+constexpr std::int64_t kKeptWeights = 1 << 22; // elements of long lines whose weights are made once and kept
 
 // The result is cut into units: whole planes over `axes`, and a block of the dimension that lies closest in memory
 // among the others. Layout is judged by y: x may be broadcast.
@@ -240,15 +241,16 @@ template <class C> bool run_one_axis(const Operands& o, const Options& options) 
     job.normalized = o.filter.normalization != Normalization::none;
     job.residual = o.filter.residual;
     if (o.confidence || (job.residual && !job.normalized)) return false;
-    if (o.guide && (o.guide->confidence || o.x.shape[axis] > kPartSteps)) return false;
-    if (!are_few_and_long(o.y, axis)) return run_row_lines<C>(job, options);
+    if (o.guide && o.guide->confidence) return false;
+    if (!best_in_segments(o.x, o.y, axis)) return run_row_lines<C>(job, options);
     if (o.x.strides[axis] != 1 || o.y.strides[axis] != 1) return false;
+    if (o.guide && o.y.size() <= kKeptWeights) return false;
     LongLines<C> cut(o.y, axis), ones(o.y, axis);
-    cut.find_ends(o.x, nullptr, o.weights[0], nullptr, nullptr, options, job.normalized ? &ones : nullptr);
+    cut.find_ends(o.x, nullptr, job.w, nullptr, nullptr, options, job.normalized ? &ones : nullptr, job.guide);
     const AnyView above = cut.above(), below = cut.below(), ones_above = ones.above(), ones_below = ones.below();
     LineJob segments = job;
     segments.x = cut.segments(o.x);
-    segments.w = cut.segments(o.weights[0]);
+    segments.w = cut.segments(job.w);
     segments.y = cut.segments(o.y);
     ++segments.axis;
     segments.linked = true;
@@ -261,7 +263,7 @@ template <class C> bool run_one_axis(const Operands& o, const Options& options) 
     run_row_lines<C>(segments, options);
     const AnyView above_tail = cut.above_tail(), ones_above_tail = ones.above_tail();
     job.x = cut.tail(o.x);
-    job.w = cut.tail(o.weights[0]);
+    job.w = cut.tail(job.w);
     job.y = cut.tail(o.y);
     job.left = &above_tail;
     if (job.normalized) job.ones_left = &ones_above_tail;

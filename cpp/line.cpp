@@ -54,7 +54,7 @@ void scan(const AnyView& x, const AnyView& w, const AnyView& y, int axis, bool r
     const AnyView* entering = initial != nullptr ? &start : nullptr;
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
-        if (!are_few_and_long(x, axis)) {
+        if (!best_in_segments(x, y, axis)) {
             scan_lines<C>(x, links, y, axis, entering, reverse, options);
             return;
         }
@@ -78,7 +78,7 @@ void line_filter(const AnyView& x, const AnyView& w, const AnyView& y, int axis,
     const AnyView* into_last = right != nullptr ? &right_view : nullptr;
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
-        if (!are_few_and_long(x, axis)) {
+        if (!best_in_segments(x, y, axis)) {
             filter_lines<C>(x, links, y, axis, into_first, into_last, false, options);
             return;
         }

@@ -9,7 +9,7 @@
 namespace sgs {
 
 /// A scan (4) or a line filter (5). Operands are of x's rank, stride 0 where they are broadcast. With a guide, w is its
-/// view, and weights are made of it as they are needed: for lines along memory of at most kPartSteps steps.
+/// view, and weights are made of it as they are needed: for lines along memory alone.
 struct LineJob {
     enum class Kind { filter, scan, reverse_scan };
     AnyView x, w, y;

@@ -8,7 +8,7 @@ template <class C> struct RowScratch {
     RowScratch(std::int64_t part, std::int64_t parts, bool normalized, bool guided)
         : links((part + 1 + kRows) * kLinkPitch), values((part + kRows) * kRows), sums((part / 2 + 2 * kRows) * kRows),
           support(normalized ? (part / 2 + 2 * kRows) * kRows : 0), y((part + 2) * kRows), carries(2 * parts * kRows),
-          guide(guided ? (part + kRows) * kRows : 0), distances(guided ? part * kRows : 0) {}
+          guide(guided ? (part + kRows) * kRows : 0), distances(guided ? (part + 1) * kRows : 0) {}
     Buffer<C> links, values, sums, support, y;
     Buffer<C> carries; // F before each part, of the values and of ones
     Buffer<C> guide, distances;
@@ -245,6 +245,7 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
     const std::int64_t n = x.shape[job.axis];
     if (x.strides[job.axis] != 1 || y.strides[job.axis] != 1) return false;
     const RowPlan plan(job);
+    if (job.guide != nullptr && n > kPartSteps && plan.repeats.count > 0) return false; // weights would be made again
     if (const std::int64_t odd = plan.odd_lines(); odd != 0 && odd < plan.lines.product) {
         const auto run = [&](const LineJob& some) { run_row_lines<C>(some, options); };
         with_some_lines(job, plan.lines.dims[0], 0, plan.lines.product - odd, run);

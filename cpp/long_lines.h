@@ -1,6 +1,7 @@
 // Few long lines as many short ones side by side, each with what flows into it by connect_parts.
 #pragma once
 
+#include "filter.h"
 #include "walk.h"
 
 namespace sgs {
@@ -9,6 +10,13 @@ namespace sgs {
 inline bool are_few_and_long(const AnyView& x, int axis) {
     const std::int64_t n = x.shape[axis];
     return n >= kLanes * kSteps && x.size() / n <= 8 * kLanes && x.ndim < kMaxDims;
+}
+
+/// Whether lines of x and y along axis are best taken in segments. Those that lie along memory are not, from two
+/// bundles of them on: what flows into segments takes longer to find than the lines to filter.
+inline bool best_in_segments(const AnyView& x, const AnyView& y, int axis) {
+    const bool along = x.strides[axis] == 1 && y.strides[axis] == 1;
+    return are_few_and_long(x, axis) && !(along && x.size() / x.shape[axis] >= 2 * kRows);
 }
 
 /// Segments of kSteps elements each, and a tail of at most as many. Views of segments have one dimension more: that of
@@ -42,9 +50,10 @@ template <class C> class LongLines {
     AnyView below() const { return slots(below_.get() + lines_); }
 
     /// Finds them, for x times the confidence c (may be null); left and right flow into the whole lines (may be null).
-    /// With `ones` (may be null) those of the field of ones, too.
+    /// With `ones` (may be null) those of the field of ones, too; with a guide (may be null), of which w is the view,
+    /// weights are made.
     void find_ends(const AnyView& x, const AnyView* c, const AnyView& w, const AnyView* left, const AnyView* right,
-                   const Options& options, LongLines* ones = nullptr) {
+                   const Options& options, LongLines* ones = nullptr, const GuideOperand* guide = nullptr) {
         const AnyView x_segments = segments(x), w_segments = segments(w);
         const AnyView c_segments = c != nullptr ? segments(*c) : AnyView{};
         const AnyView forward = slots(above_.get() + lines_), backward = slots(below_.get()),
@@ -62,7 +71,7 @@ template <class C> class LongLines {
                 store(f, Strand(lines, ones_forward, tile), 0, 1);
                 store(b, Strand(lines, ones_backward, tile), 0, 1);
             },
-            ones != nullptr);
+            ones != nullptr, guide);
         const AnyView x_tail = tail(x), w_tail = tail(w);
         const AnyView c_tail = c != nullptr ? tail(*c) : AnyView{};
         const AnyView first = slot(above_.get(), 0), last = slot(below_.get(), segments_);
@@ -80,7 +89,7 @@ template <class C> class LongLines {
             [&](const Lines& lines, std::int64_t tile, const C*, C* b, const double*) {
                 store(b, Strand(lines, last_of_ones, tile), 0, 1);
             },
-            ones != nullptr);
+            ones != nullptr, guide);
         connect_parts(above_.get(), below_.get(), through_.get(), segments_, lines_, lines_);
         if (ones == nullptr) return;
         std::fill_n(ones->above_.get(), lines_, C(0));
@@ -109,15 +118,20 @@ template <class C> class LongLines {
     }
     // What leaves lines of at most kSteps elements by themselves: `linked` says that an edge follows each. `with_ones`:
     // the same of ones, for keep_ones.
-    template <class Keep, class KeepOnes>
-    static void leave_alone(const AnyView& x, const AnyView* c, const AnyView& w, int axis, bool linked,
-                            const Options& options, const Keep& keep, const KeepOnes& keep_ones, bool with_ones) {
+    template <class Keep, class KeepOnes> static void leave_alone(const AnyView& x, const AnyView* c, const AnyView& w,
+                                                                  int axis, bool linked, const Options& options,
+                                                                  const Keep& keep, const KeepOnes& keep_ones,
+                                                                  bool with_ones, const GuideOperand* guide) {
         const Lines lines(x, axis);
         const std::int64_t steps = lines.steps();
         Scratches<C> scratches(lines.tiles(), 0, options);
         parallel_for(lines.tiles(), options, [&](std::int64_t tile, int worker) {
             WalkScratch<C>& s = scratches[worker];
-            load_links(s.w.get(), Strand(lines, w, tile), 0, steps, steps + (linked ? 1 : 0));
+            const std::int64_t edges = steps - (linked ? 0 : 1);
+            if (guide != nullptr)
+                make_links(s, Strand(lines, w, tile), *guide, edges);
+            else
+                load_links(s.w.get(), Strand(lines, w, tile), 0, steps, edges + 1);
             load(s.x.get(), Strand(lines, x, tile), 0, steps);
             if (c != nullptr) {
                 load(s.terms.get(), Strand(lines, *c, tile), 0, steps);
@@ -143,6 +157,25 @@ template <class C> class LongLines {
             std::fill_n(s.x.get(), steps * kLanes, C(1));
             leave(keep_ones);
         });
+    }
+
+    // (1), (2) of the first `edges` edges of lines, as load_links lays them out.
+    static void make_links(WalkScratch<C>& s, Strand view, const GuideOperand& guide, std::int64_t edges) {
+        const WeightKernels<C>& weight = kernels<C>().weight;
+        C *w = s.w.get() + kLanes, *g = s.terms.get();
+        const std::int64_t count = edges * kLanes;
+        std::fill_n(w - kLanes, count + kLanes, C(0));
+        AnyView channel = *view.view;
+        view.view = &channel;
+        for (std::int64_t k = 0; k < guide.channels; ++k) {
+            load(g, view, 0, edges + 1);
+            weight.accumulate_distance[static_cast<int>(guide.metric)](w, g, g + kLanes, count);
+            channel.data = channel.at(guide.channel_stride);
+        }
+        weight.finish(w, count, representable<C>(guide.steps[0]), representable<C>(guide.scales[0]),
+                      guide.metric == Metric::euclidean);
+        std::fill_n(w - kLanes, kLanes, C(1));
+        if (edges < kSteps) std::fill_n(w + count, kLanes, C(1));
     }
 
     int axis_;

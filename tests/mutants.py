@@ -43,6 +43,7 @@ CONCURRENCY = "tests/test_concurrency.py"
 TORCH = "tests/test_torch_ops.py"
 BANDS = "tests/test_bands.py"
 SHARED = "tests/test_shared_weights_backward.py"
+WAYS = "tests/test_line_ways.py"
 
 MUTANTS = [
     Mutant(
@@ -91,8 +92,8 @@ MUTANTS = [
     Mutant(
         "a confidence ignored: the normaliser sums ones",
         "cpp/filter.cpp",
-        "        source = *o.confidence;\n    } else {",
-        "    }\n    {",
+        "const AnyView source = o.confidence ? *o.confidence : field_of_ones<C>(o.x);",
+        "const AnyView source = field_of_ones<C>(o.x);",
         FILTER,
     ),
     Mutant(
@@ -413,15 +414,15 @@ MUTANTS = [
     Mutant(
         "the guide overwritten before all weights are made",
         "cpp/filter.cpp",
-        "!may_overlap(guide.view, y) && ",
-        "",
+        "support == nullptr && !may_overlap(guide.view, y)",
+        "support == nullptr",
         f"{BANDS} {FILTER}",
     ),
     Mutant(
         "an edge dropped: after a segment of a long line",
         "cpp/long_lines.h",
-        "steps + (linked ? 1 : 0)",
-        "steps",
+        "const std::int64_t edges = steps - (linked ? 0 : 1);",
+        "const std::int64_t edges = steps - 1;",
         BANDS,
     ),
     Mutant(
@@ -619,6 +620,62 @@ MUTANTS = [
         "            if s_t is not None:\n",
         "            if s_t is not None and k < 0:\n",
         "tests/test_torch_transforms.py",
+    ),
+    Mutant(
+        "the cut rule removed: lines straight from memory",
+        "cpp/kernels/line.cpp",
+        "if constexpr (cuts) return w != V{} ? sum : x;",
+        "if constexpr (cuts) return w == w ? sum : x;",
+        f"{WAYS} -k crosses",
+    ),
+    Mutant(
+        "cuts overlooked: those of lines that share their weights",
+        "cpp/line_rows.cpp",
+        "s_.cuts |= load_links(s_.links.get() + g, offsets, 0, n_);",
+        "s_.cuts = load_links(s_.links.get() + g, offsets, 0, n_) && g > kRows;",
+        f"{WAYS} -k crosses",
+    ),
+    Mutant(
+        "an edge dropped: the one between two parts of a line along memory",
+        "cpp/line_rows.cpp",
+        "std::copy_n(kept(k), kRows, s_.forward);",
+        "std::fill_n(s_.forward, kRows, C(0));",
+        f"{WAYS} -k every_way",
+    ),
+    Mutant(
+        "an edge dropped: the one between two parts of lines side by side",
+        "cpp/line_columns.cpp",
+        "std::copy_n(s.carries.get() + k * s.width_pitch, p.width, p.forward);",
+        "std::fill_n(p.forward, p.width, C(0));",
+        f"{WAYS} -k every_way",
+    ),
+    Mutant(
+        "the steps beside the squares begin one too early",
+        "cpp/kernels/line.cpp",
+        "const std::int64_t from = first > 0 ? first + count - n : 0;",
+        "const std::int64_t from = first > 0 ? first + count - n - 1 : 0;",
+        f"{WAYS} -k every_way",
+    ),
+    Mutant(
+        "weights of a period taken for those of another line",
+        "cpp/line_rows.cpp",
+        "bundle * kRows % plan_.period",
+        "bundle % plan_.period",
+        f"{WAYS} -k every_way",
+    ),
+    Mutant(
+        "what is written past the caches begins one too late",
+        "cpp/kernels/line.cpp",
+        "% kVectorBytes != 0; ++j) to[j] = from[j];",
+        "% kVectorBytes != 0; ++j) (void)from;",
+        f"{WAYS} -k caches",
+    ),
+    Mutant(
+        "ends of T(1) exchanged",
+        "cpp/filter.cpp",
+        "segments.ones_left = &ones_above;",
+        "segments.ones_left = &ones_below;",
+        f"{WAYS} -k one_axis",
     ),
 ]
 
