@@ -1,6 +1,7 @@
 // The semi-global filter (7), (8): all axes of a block of planes in turn, while it is in cache.
 #include "filter.h"
 #include "long_lines.h"
+#include "plane_set.h"
 
 namespace sgs {
 namespace {
@@ -271,6 +272,7 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
     }
     Operands sums;
     sums.filter.normalization = Normalization::cross_sum;
+    if (is_plane_filter(o)) sums.sharing = PlaneSet<C>(o).group_size;
     sums.x = collapse(source, shared);
     std::vector<Buffer<C>> buffers;
     const std::int64_t count = sums.x.size();
@@ -360,9 +362,9 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
                                guide.metric,
                                {}};
         if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
-        // Made where they are used, weights are in the computing type, and read the guide while y is written.
+        // Made where they are used, weights are in the computing type.
         const bool same_type = (guide.view.dtype == DType::float64) == (dtype_of<C>::value == DType::float64);
-        if (same_type && support == nullptr && !may_overlap(guide.view, y) && makes_weights<C>(o)) {
+        if (same_type && support == nullptr && makes_weights<C>(o, may_overlap(guide.view, y))) {
             filter_planes<C>(o, options);
             return;
         }
