@@ -516,6 +516,14 @@ template <class C> C* load_trusted(const ImageBlock<C>& b, const Panels<C>& pane
     return tiles;
 }
 
+// Asks for what flows in two panels further on: of each plane it is another stream.
+template <int write, class C> void fetch_flows(const ImageEnds<C>& ends, int fields, std::int64_t first) {
+    for (int field = 0; field < fields; ++field) {
+        __builtin_prefetch(ends.above + field * ends.stride + first + 2 * kRows, write, 3);
+        __builtin_prefetch(ends.below + field * ends.stride + first + 2 * kRows, write, 3);
+    }
+}
+
 // Calls run<cuts, ones>.
 template <class F> __attribute__((always_inline)) inline void choose(bool cuts, bool ones, const F& run) {
     if (cuts)
@@ -559,6 +567,7 @@ template <class C> void image_ends(const ImageBlock<C>& b, const ImageEnds<C>& e
         const std::int64_t first = p * kRows;
         next_x.part();
         next_guide.part();
+        fetch_flows<1>(ends, panels.fields, first);
         const C* const tiles = load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows);
         const std::int64_t edges = b.linked ? kRows : b.rows - 1;
         for (std::int64_t k = edges * kRows; k < kTile; ++k) w[k] = C(0);
@@ -639,6 +648,7 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
     for (int k = 0; k < kRows; ++k) before[k] = C(0);
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t first = p * kRows;
+        fetch_flows<0>(ends, panels.fields, first);
         C* const tiles = load_trusted(b, panels, p, kRows);
         const C* const across = panels.across + p * kTile;
         // What enters the block has crossed the edge; edges beyond the last row are not there.
