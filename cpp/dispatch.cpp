@@ -19,11 +19,11 @@ struct InstructionSet {
 #define SGS_INSTRUCTION_SET(name, isa, runs_here)                                                                      \
     InstructionSet {                                                                                                   \
         name, runs_here,                                                                                               \
-            {isa::convert_float, isa::scan_float,     isa::pointwise_float,      isa::weight_float, isa::plane_float,  \
-             isa::lanes_float,   isa::backward_float, isa::lanes_backward_float, isa::line_float},                     \
-            {isa::convert_double,  isa::scan_double,           isa::pointwise_double,                                  \
-             isa::weight_double,   isa::plane_double,          isa::lanes_double,                                      \
-             isa::backward_double, isa::lanes_backward_double, isa::line_double},                                      \
+            {isa::convert_float, isa::scan_float,  isa::pointwise_float, isa::weight_float,         isa::plane_float,  \
+             isa::image_float,   isa::lanes_float, isa::backward_float,  isa::lanes_backward_float, isa::line_float},  \
+            {isa::convert_double,        isa::scan_double,  isa::pointwise_double, isa::weight_double,                 \
+             isa::plane_double,          isa::image_double, isa::lanes_double,     isa::backward_double,               \
+             isa::lanes_backward_double, isa::line_double},                                                            \
     }
 
 // Best first.

@@ -2,6 +2,7 @@
 #include "filter.h"
 #include "line_job.h"
 #include "long_lines.h"
+#include "plane_set.h"
 
 namespace sgs {
 namespace {
@@ -313,6 +314,7 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
     const AnyView source = o.confidence ? *o.confidence : field_of_ones<C>(o.x);
     Operands sums;
     sums.filter.normalization = Normalization::cross_sum;
+    if (is_plane_filter(o)) sums.sharing = PlaneSet<C>(o).group_size;
     sums.x = collapse(source, shared);
     std::vector<Buffer<C>> buffers;
     const std::int64_t count = sums.x.size();
@@ -403,11 +405,12 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
                                guide.metric,
                                {}};
         if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
-        // Made where they are used, weights are in the computing type, and read the guide while y is written.
+        // Made where they are used, weights are in the computing type.
         const bool same_type = (guide.view.dtype == DType::float64) == (dtype_of<C>::value == DType::float64);
-        if (same_type && support == nullptr && !may_overlap(guide.view, y)) {
-            if (axes.size() == 1 && run_one_axis<C>(o, options)) return;
-            if (makes_weights<C>(o)) {
+        if (same_type && support == nullptr) {
+            const bool overlaps = may_overlap(guide.view, y);
+            if (axes.size() == 1 && !overlaps && run_one_axis<C>(o, options)) return;
+            if (makes_weights<C>(o, overlaps)) {
                 filter_planes<C>(o, options);
                 return;
             }

@@ -25,6 +25,7 @@ struct Operands {
     FilterOptions filter;
     std::optional<AnyView> confidence;
     std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
+    std::int64_t sharing = 0;         // where these sums are the supports of planes: how many share them
     std::optional<AnyView> above,
         below; // of one axis: what flows into its lines; the edge to below is still to be crossed
 };
@@ -37,8 +38,8 @@ template <class C> bool holds_sums(const Operands& o) {
 /// Whether filter_planes serves: two axes, lines that fill vectors.
 bool is_plane_filter(const Operands& o);
 
-/// Whether filter_planes best makes weights and supports itself, from o.guide.
-template <class C> bool makes_weights(const Operands& o);
+/// Whether filter_planes best makes weights and supports itself, from o.guide, which may overlap y.
+template <class C> bool makes_weights(const Operands& o, bool overlaps);
 
 /// (7), (8) plane by plane, both axes of a plane together.
 template <class C> void filter_planes(const Operands& o, const Options& options);

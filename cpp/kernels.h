@@ -114,6 +114,68 @@ template <class C> struct PlaneKernels {
     void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count);
 };
 
+constexpr int kMostPlanes = 16; // that the image kernels take together
+
+/// The same rows of some planes, as they lie in memory; data is null where there are none.
+struct PlaneRows {
+    void* data = nullptr; // the first row of the first plane
+    DType dtype = DType::float32;
+    std::int64_t rows = 0, width = 0; // from there on
+    std::int64_t row_stride = 0, column_stride = 0;
+    std::int64_t planes = 0;
+    std::int64_t offsets[kMostPlanes] = {};
+    bool mixed = false; // 2 to 4 planes that are the channels of pixels without gaps
+};
+
+/// Up to kRows rows of a few planes that share weights and supports.
+template <class C> struct ImageBlock {
+    std::int64_t rows, width;
+    bool linked; // more rows follow
+    PlaneRows x, y;
+    PlaneRows guide, guide_trust; // weights are made of: distances to where guide_trust is 0 are 0 (8)
+    bool own_guide;               // which is x as the sums take it
+    PlaneRows down, across;       // or given, those of the edge that leaves each row, each column
+    PlaneRows trust;              // the confidence, or none
+    PlaneRows reciprocal;         // 1 / S where it is given
+    bool makes_support;           // or found here
+    Metric metric;
+    C steps[2], scales[2]; // down, across
+    C centres;             // how often the centre counts: 1 for "cross", 2 for None
+    C fill;
+    bool supported_only; // a negative reciprocal marks an unsupported position
+    bool residual;
+    C* scratch; // image_scratch elements
+};
+
+/// Elements of scratch for a block.
+inline std::int64_t image_scratch(std::int64_t width, std::int64_t planes, std::int64_t guide_planes) {
+    constexpr std::int64_t tile = kRows * kRows, taller = tile + kRows;
+    const std::int64_t panels = (width + kRows - 1) / kRows;
+    return 2 * (planes + guide_planes + 2) * taller + planes * tile + (panels + 1) * (planes + 1) * kRows +
+           panels * (tile + kRows);
+}
+
+/// What flows between blocks: rows of whole panels of kRows columns.
+template <class C> struct ImageEnds {
+    C* above;            // enters a block from above, the edge crossed; or leaves it below
+    C* below;            // enters it from below, the edge crossed; or B of its first row
+    double* through;     // products of the weights of all edges from row to row, and that which leaves the block
+    C* leaving;          // the weights of that
+    std::int64_t stride; // of above and below, from plane to plane, and to the support where it is found
+};
+
+template <class C> struct ImageKernels {
+    /// What leaves a block by itself.
+    void (*ends)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
+    /// value += through times carry, where there is a way through, and so does carry.
+    void (*pass_down)(C* value, const double* through, double* carry, std::int64_t count);
+    /// value becomes what of carry crosses the edge `leaving`; carry becomes alone + through times carry.
+    void (*pass_up)(C* value, const C* leaving, const double* through, const C* alone, double* carry,
+                    std::int64_t count);
+    /// (7), (8) of a block, from what enters it.
+    void (*filter)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
+};
+
 constexpr int kChannels = 16; // planes that share their weights, side by side: a row of a tile is one position of all
 constexpr int kGroupRows = 4; // rows of positions that are filtered together
 
@@ -305,6 +367,7 @@ template <class C> struct Kernels {
     PointwiseKernels<C> pointwise;
     WeightKernels<C> weight;
     PlaneKernels<C> plane;
+    ImageKernels<C> image;
     LanesKernels<C> lanes;
     BackwardKernels<C> backward;
     LanesBackwardKernels<C> lanes_backward;
@@ -326,6 +389,8 @@ template <class C> const Kernels<C>& kernels();
     extern const WeightKernels<double> weight_double;                                                                  \
     extern const PlaneKernels<float> plane_float;                                                                      \
     extern const PlaneKernels<double> plane_double;                                                                    \
+    extern const ImageKernels<float> image_float;                                                                      \
+    extern const ImageKernels<double> image_double;                                                                    \
     extern const LanesKernels<float> lanes_float;                                                                      \
     extern const LanesKernels<double> lanes_double;                                                                    \
     extern const BackwardKernels<float> backward_float;                                                                \

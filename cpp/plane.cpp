@@ -1,7 +1,6 @@
 // The semi-global filter over two axes, both at once, in bands of rows that stay in cache from the way down to the way
 // up: x is read once and y written once. A plane of several bands is read once more before, for what flows into each.
-#include "parallel.h"
-#include "plane_set.h"
+#include "image.h"
 #include "plane_weights.h"
 
 namespace sgs {
@@ -15,7 +14,6 @@ constexpr std::int64_t kPlanesTogether = 16;   // planes that share the weights 
 constexpr std::int64_t kEnds = 1024;           // bands, of all planes together, whose ends are known at a time
 constexpr std::int64_t kLongestTask = 1 << 24; // positions: between tasks a call can be cancelled
 constexpr std::int64_t kStrip = 1024;          // columns that one task connects
-constexpr std::int64_t kFewPlanes = 4;         // that share weights, for which these are made band by band
 constexpr std::int64_t kFewChannels = 16;      // of such a guide
 
 // How the planes are cut.
@@ -265,11 +263,12 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
 
 bool is_plane_filter(const Operands& o) { return o.axes.size() == 2; }
 
-template <class C> bool makes_weights(const Operands& o) {
+template <class C> bool makes_weights(const Operands& o, bool overlaps) {
     if (!is_plane_filter(o) || o.filter.normalization == Normalization::line) return false;
     const PlaneSet<C> p(o);
-    return !side_by_side(p) && o.guide->channels <= kFewChannels &&
-           (Bands<C>(p).count == 1 || p.group_size <= kFewPlanes);
+    if (side_by_side(p) || o.guide->channels > kFewChannels) return false;
+    // The guide is read while y is written.
+    return overlaps ? reads_guide_before(p) : Bands<C>(p).count == 1 || is_image(p);
 }
 
 template <class C> void filter_planes(const Operands& o, const Options& options) {
@@ -277,14 +276,16 @@ template <class C> void filter_planes(const Operands& o, const Options& options)
     const Bands<C> bands(p);
     if (side_by_side(p))
         filter_lanes(p, options);
+    else if (is_image(p))
+        filter_image(p, options);
     else if (bands.count == 1)
         filter_whole(p, bands, options);
     else
         filter_bands(p, bands, options);
 }
 
-template bool makes_weights<float>(const Operands&);
-template bool makes_weights<double>(const Operands&);
+template bool makes_weights<float>(const Operands&, bool);
+template bool makes_weights<double>(const Operands&, bool);
 template void filter_planes<float>(const Operands&, const Options&);
 template void filter_planes<double>(const Operands&, const Options&);
 

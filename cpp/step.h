@@ -36,54 +36,63 @@ template <int metric, class C> SGS_INLINE C distance_term(C difference) {
     return difference * difference;
 }
 
-// exp(t) for t <= 0, to about one unit in the last place down through the subnormals: t = k ln 2 + r, |r| <= ln 2 / 2,
-// a Taylor polynomial for e^r, and 2^k applied in two factors since 2^k itself may be subnormal. NaN gives NaN, -inf
-// gives 0.
-SGS_INLINE float exp_negative(float t) {
-    t = t < -110.0f ? -110.0f : t;
-    const float shifted = t * 0x1.715476p+0f + 0x1.8p+23f; // the low bits of a float this large are the nearest integer
-    const float k = shifted - 0x1.8p+23f;
-    const float r = (t - k * 0x1.62ep-1f) - k * 0x1.0bfbe8p-15f; // ln 2 in two parts; k times the first is exact
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const std::int32_t e = __builtin_bit_cast(std::int32_t, shifted) - 0x4b400000;
-    const std::int32_t half = e >> 1;
-    return p * __builtin_bit_cast(float, (half + 127) << 23) * __builtin_bit_cast(float, (e - half + 127) << 23);
+// 2^r for |r| <= 1/2, exactly 1 at 0: interpolated at Chebyshev points, to 1e-8 and 2e-17. V is C or a vector of it.
+template <class C, class V> SGS_INLINE V exp2_fraction(V r) {
+    if constexpr (sizeof(C) == sizeof(float)) {
+        V p = r * 0x1.44138ap-13f + 0x1.5f089p-10f;
+        p = p * r + 0x1.3b2a54p-7f;
+        p = p * r + 0x1.c6af6cp-5f;
+        p = p * r + 0x1.ebfbep-3f;
+        p = p * r + 0x1.62e43p-1f;
+        return p * r + 1.0f;
+    } else {
+        V p = r * 0x1.c4a29324a1038p-36 + 0x1.e9ec1fcb69a7fp-32;
+        p = p * r + 0x1.e4cf10dec0f59p-28;
+        p = p * r + 0x1.b524ebd13a55fp-24;
+        p = p * r + 0x1.62c02242b879cp-20;
+        p = p * r + 0x1.ffcbfc6da6ed1p-17;
+        p = p * r + 0x1.430912f86b7dbp-13;
+        p = p * r + 0x1.5d87fe78a3f9cp-10;
+        p = p * r + 0x1.3b2ab6fba4e79p-7;
+        p = p * r + 0x1.c6b08d704a0c6p-5;
+        p = p * r + 0x1.ebfbdff82c58fp-3;
+        p = p * r + 0x1.62e42fefa39efp-1;
+        return p * r + 1.0;
+    }
 }
 
-SGS_INLINE double exp_negative(double t) {
-    t = t < -760.0 ? -760.0 : t;
-    const double shifted = t * 0x1.71547652b82fep+0 + 0x1.8p+52;
-    const double k = shifted - 0x1.8p+52;
-    const double r = (t - k * 0x1.62e42fefa38p-1) - k * 0x1.ef35793c7673p-45;
-    double p = 1.0 / 6227020800;
-    p = p * r + 1.0 / 479001600;
-    p = p * r + 1.0 / 39916800;
-    p = p * r + 1.0 / 3628800;
-    p = p * r + 1.0 / 362880;
-    p = p * r + 1.0 / 40320;
-    p = p * r + 1.0 / 5040;
-    p = p * r + 1.0 / 720;
-    p = p * r + 1.0 / 120;
-    p = p * r + 1.0 / 24;
-    p = p * r + 1.0 / 6;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
-    const std::int64_t e = __builtin_bit_cast(std::int64_t, shifted) - 0x4338000000000000;
-    const std::int64_t half = e >> 1;
-    return p * __builtin_bit_cast(double, (half + 1023) << 52) * __builtin_bit_cast(double, (e - half + 1023) << 52);
+template <class C> struct Exponent;
+template <> struct Exponent<float> {
+    using Integer = std::int32_t;
+    static constexpr float least = -160.0f, shift = 0x1.8p+23f;
+    static constexpr Integer shift_bits = 0x4b400000, bias = 127, fraction = 23;
+};
+template <> struct Exponent<double> {
+    using Integer = std::int64_t;
+    static constexpr double least = -1100.0, shift = 0x1.8p+52;
+    static constexpr Integer shift_bits = 0x4338000000000000, bias = 1023, fraction = 52;
+};
+
+// 2^t for t <= 0 down through the subnormals: 2^r times 2^k, k the integer nearest to t, applied in two factors since
+// 2^k itself may be subnormal. NaN gives NaN, -inf gives 0. V is C or a vector of it, I its integers.
+template <class C, class V, class I> SGS_INLINE V exp2_negative(V t) {
+    using E = Exponent<C>;
+    t = t < E::least ? V{} + E::least : t;
+    const V shifted = t + E::shift; // the low bits of a number this large are the nearest integer
+    const V p = exp2_fraction<C>(t - (shifted - E::shift));
+    const I e = __builtin_bit_cast(I, shifted) - E::shift_bits;
+    const I half = e >> 1;
+    return p * __builtin_bit_cast(V, (half + E::bias) << E::fraction) *
+           __builtin_bit_cast(V, (e - half + E::bias) << E::fraction);
 }
+
+/// -1 / (s ln 2): (2) is 2 to the power of this times d + step. The same for all edges, since a division for each would
+/// take as long as the rest.
+template <class C> SGS_INLINE C weight_slope(C scale) { return C(-0x1.71547652b82fep+0) / scale; }
 
 /// (2) the weight of an edge of distance d.
 template <class C> SGS_INLINE C edge_weight(C d, C step_length, C scale) {
-    return exp_negative(-(d + step_length) / scale);
+    return exp2_negative<C, C, typename Exponent<C>::Integer>((d + step_length) * weight_slope(scale));
 }
 
 } // namespace sgs

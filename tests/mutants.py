@@ -44,6 +44,7 @@ TORCH = "tests/test_torch_ops.py"
 BANDS = "tests/test_bands.py"
 SHARED = "tests/test_shared_weights_backward.py"
 WAYS = "tests/test_line_ways.py"
+IMAGES = "tests/test_images.py"
 
 MUTANTS = [
     Mutant(
@@ -414,9 +415,65 @@ MUTANTS = [
     Mutant(
         "the guide overwritten before all weights are made",
         "cpp/filter.cpp",
-        "support == nullptr && !may_overlap(guide.view, y)",
-        "support == nullptr",
+        "const bool overlaps = may_overlap(guide.view, y);",
+        "const bool overlaps = false;",
         f"{BANDS} {FILTER}",
+    ),
+    Mutant(
+        "an edge dropped: between two blocks of an image",
+        "cpp/kernels/image.cpp",
+        "for (int k = 0; k < kRows; ++k) down[k] = down[kTile + k] = C(1);",
+        "for (int k = 0; k < kRows; ++k) down[k] = C(1), down[kTile + k] = C(0);",
+        IMAGES,
+    ),
+    Mutant(
+        "an edge dropped: between two panels of an image",
+        "cpp/kernels/image.cpp",
+        "for (int k = 0; k < kRows; ++k) before[k] = across[(kRows - 1) * kRows + k];",
+        "",
+        IMAGES,
+    ),
+    Mutant(
+        "upward support lost after a block of an image",
+        "cpp/image.cpp",
+        "for (std::int64_t k = blocks_ - 1; k > 0; --k)",
+        "for (std::int64_t k = blocks_ - 1; k > blocks_ - 2; --k)",
+        IMAGES,
+    ),
+    Mutant(
+        "cuts overlooked: horizontal ones, in images",
+        "cpp/kernels/image.cpp",
+        "const bool cuts = range(rows, b.rows * kRows).cuts;",
+        "const bool cuts = false;",
+        IMAGES,
+    ),
+    Mutant(
+        "cuts overlooked: vertical ones, in images",
+        "cpp/kernels/image.cpp",
+        "return {least <= 0,",
+        "return {count > kTile && least <= 0,",
+        IMAGES,
+    ),
+    Mutant(
+        "a product of many small weights taken for one that float can hold",
+        "cpp/kernels/image.cpp",
+        "least >= __builtin_bit_cast(Integer, C(0x1p-7))",
+        "least >= 0",
+        IMAGES,
+    ),
+    Mutant(
+        "a confidence ignored, in images",
+        "cpp/kernels/image.cpp",
+        "= trusted(c[k], tiles[plane * kTaller + k]);",
+        "= c[k] != C(0) ? tiles[plane * kTaller + k] : C(0);",
+        IMAGES,
+    ),
+    Mutant(
+        "planes that lie otherwise taken for their own guide",
+        "cpp/image.h",
+        "same &= p.row_stride(guide.view) == p.row_stride(x) && p.column_stride(guide.view) == p.column_stride(x);",
+        "",
+        IMAGES,
     ),
     Mutant(
         "an edge dropped: after a segment of a long line",

@@ -1,0 +1,77 @@
+// From distances to weights, in vectors. Only for files under kernels/.
+#pragma once
+
+#include "../step.h"
+#include "vector.h"
+
+namespace sgs::SGS_ISA {
+namespace {
+
+template <class C> __attribute__((always_inline)) inline Vec<C> root(Vec<C> v) {
+    constexpr bool single = sizeof(C) == sizeof(float);
+#if defined(__AVX512F__)
+    if constexpr (single)
+        return __builtin_bit_cast(Vec<C>, _mm512_maskz_sqrt_ps(0xffff, __builtin_bit_cast(__m512, v)));
+    else
+        return __builtin_bit_cast(Vec<C>, _mm512_maskz_sqrt_pd(0xff, __builtin_bit_cast(__m512d, v)));
+#elif defined(__AVX2__)
+    if constexpr (single)
+        return __builtin_bit_cast(Vec<C>, _mm256_sqrt_ps(__builtin_bit_cast(__m256, v)));
+    else
+        return __builtin_bit_cast(Vec<C>, _mm256_sqrt_pd(__builtin_bit_cast(__m256d, v)));
+#elif defined(__SSE2__)
+    if constexpr (single)
+        return __builtin_bit_cast(Vec<C>, _mm_sqrt_ps(__builtin_bit_cast(__m128, v)));
+    else
+        return __builtin_bit_cast(Vec<C>, _mm_sqrt_pd(__builtin_bit_cast(__m128d, v)));
+#else
+    for (int k = 0; k < kWidth<C>; ++k) v[k] = single ? __builtin_sqrtf(v[k]) : __builtin_sqrt(v[k]);
+    return v;
+#endif
+}
+
+/// (1) with the term of one more channel. One metric for each Metric.
+template <int metric, class V> __attribute__((always_inline)) inline V add_distance(V d, V difference) {
+    if constexpr (metric == 1) return d + (difference < V{} ? -difference : difference);
+    return d + difference * difference;
+}
+
+// 2^t as step.h has it, rounding and scaling in one instruction each where there are such. (All lanes of a mask:
+// without one, GCC 12 warns of its own header.)
+template <class C> __attribute__((always_inline)) inline Vec<C> power_of_two(Vec<C> t) {
+#if defined(__AVX512F__)
+    constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    if constexpr (sizeof(C) == sizeof(float)) {
+        // The second operand where one is NaN.
+        const __m512 bounded =
+            _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(Exponent<C>::least), __builtin_bit_cast(__m512, t));
+        const __m512 k = _mm512_maskz_roundscale_ps(0xffff, bounded, nearest);
+        const Vec<C> p = exp2_fraction<C>(__builtin_bit_cast(Vec<C>, bounded) - __builtin_bit_cast(Vec<C>, k));
+        return __builtin_bit_cast(Vec<C>, _mm512_maskz_scalef_ps(0xffff, __builtin_bit_cast(__m512, p), k));
+    } else {
+        const __m512d bounded =
+            _mm512_maskz_max_pd(0xff, _mm512_set1_pd(Exponent<C>::least), __builtin_bit_cast(__m512d, t));
+        const __m512d k = _mm512_maskz_roundscale_pd(0xff, bounded, nearest);
+        const Vec<C> p = exp2_fraction<C>(__builtin_bit_cast(Vec<C>, bounded) - __builtin_bit_cast(Vec<C>, k));
+        return __builtin_bit_cast(Vec<C>, _mm512_maskz_scalef_pd(0xff, __builtin_bit_cast(__m512d, p), k));
+    }
+#else
+    return exp2_negative<C, Vec<C>, decltype(Vec<C>{} < Vec<C>{})>(t);
+#endif
+}
+
+/// (2): what the distance is multiplied by, and what is added, to be the exponent of 2.
+template <class C> struct Fall {
+    Fall(C step_length, C scale) : slope(weight_slope(scale)), start(step_length * slope) {}
+    C slope, start;
+};
+
+/// (2) of the sum of all channels' terms.
+template <class C, bool square_root>
+__attribute__((always_inline)) inline Vec<C> weight(Vec<C> distance, const Fall<C>& fall) {
+    if constexpr (square_root) distance = root<C>(distance);
+    return power_of_two<C>(distance * fall.slope + fall.start);
+}
+
+} // namespace
+} // namespace sgs::SGS_ISA

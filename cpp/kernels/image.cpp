@@ -1,0 +1,708 @@
+// A few planes that share their weights, a block of kRows rows of all of them at a time, in panels of kRows columns
+// that stay in L1: weights are made there, each is loaded once for a plane, and the support (7) is one more plane
+// beside the others. A first walk along the panels, right to left, brings in the block and finds what flows into each
+// panel from its right; a second one, left to right, does the rest.
+//
+// Every sum is a chain of x + w f, one fused step where there are such, in the same order whatever the other operands
+// are: supports that are given and supports that are found here are the same bits.
+#include <limits>
+
+#include "../kernels.h"
+#include "../step.h"
+#include "edge_weights.h"
+#include "storage.h"
+#include "vector.h"
+
+namespace sgs::SGS_ISA {
+namespace {
+
+template <class C> constexpr int kVectors = kRows / kWidth<C>; // of a row or column of a panel
+constexpr int kTile = kRows * kRows;
+constexpr int kTaller = kTile + kRows; // a tile and one row more
+
+// f as it is seen across an edge: nothing passes where the weight is 0, not even NaN.
+template <bool cuts, class V> __attribute__((always_inline)) inline V across_edge(V w, V f) {
+    if constexpr (cuts) return w != V{} ? f : V{};
+    return f;
+}
+
+// ---- from memory and back
+
+// Three channels of pixels lie in three vectors, each element of a channel in another place: channel c is brought
+// together, then in order.
+template <class C, int c> __attribute__((always_inline)) inline Vec<C> channel_of_three(const Vec<C>* v) {
+    constexpr int n = kWidth<C>;
+    constexpr auto all = std::make_index_sequence<n>{};
+    const Vec<C> two = pick<C>(v[0], v[1], [](int i) { return i % 3 == c ? i : i + kWidth<C>; }, all);
+    const Vec<C> three =
+        pick<C>(two, v[2], [](int i) { return (2 * kWidth<C> + i) % 3 == c ? i + kWidth<C> : i; }, all);
+    return pick<C>(three, three, [](int i) { return (3 * i + c) % kWidth<C>; }, all);
+}
+// Element k of channel c to place (3 k + c) % n, which is where `pixels_of_three` takes it from.
+template <class C, int c> __attribute__((always_inline)) inline Vec<C> spread_over_three(Vec<C> v) {
+    constexpr int n = kWidth<C>, third = n % 3 == 2 ? (n + 1) / 3 : (2 * n + 1) / 3; // 3 third = 1 modulo n
+    return pick<C>(v, v, [](int i) { return (i - c + kWidth<C>)*third % kWidth<C>; }, std::make_index_sequence<n>{});
+}
+template <class C, int k> __attribute__((always_inline)) inline Vec<C> pixels_of_three(const Vec<C>* spread) {
+    constexpr auto all = std::make_index_sequence<kWidth<C>>{};
+    const Vec<C> two =
+        pick<C>(spread[0], spread[1], [](int i) { return (k * kWidth<C> + i) % 3 == 0 ? i : i + kWidth<C>; }, all);
+    return pick<C>(two, spread[2], [](int i) { return (k * kWidth<C> + i) % 3 == 2 ? i + kWidth<C> : i; }, all);
+}
+
+// channels[c * stride + k] = mixed[k * n + c] for kRows positions of n channels.
+template <class C, int n>
+__attribute__((always_inline)) inline void split(const C* mixed, C* channels, std::int64_t stride) {
+    constexpr auto even = [](int i) { return 2 * i; };
+    constexpr auto odd = [](int i) { return 2 * i + 1; };
+    for (int part = 0; part < kRows; part += kWidth<C>) {
+        C* const to = channels + part;
+        Vec<C> v[n];
+        for (int k = 0; k < n; ++k) v[k] = load_vector(mixed + part * n + k * kWidth<C>);
+        if constexpr (n == 3) {
+            store_vector(to, channel_of_three<C, 0>(v));
+            store_vector(to + stride, channel_of_three<C, 1>(v));
+            store_vector(to + 2 * stride, channel_of_three<C, 2>(v));
+        } else {
+            for (int k = 0; k < n; k += 2) exchange<C>(v[k], v[k + 1], even, odd); // of four: channels 0 2, and 1 3
+            if constexpr (n == 4)
+                for (int k = 0; k < 2; ++k) exchange<C>(v[k], v[k + 2], even, odd);
+            for (int k = 0; k < n; ++k) store_vector(to + k * stride, v[k]);
+        }
+    }
+}
+
+// mixed[k * n + c] = channels[c * stride + k].
+template <class C, int n>
+__attribute__((always_inline)) inline void join(const C* channels, std::int64_t stride, C* mixed) {
+    constexpr auto low = [](int i) { return i / 2 + i % 2 * kWidth<C>; };
+    constexpr auto high = [](int i) { return kWidth<C> / 2 + i / 2 + i % 2 * kWidth<C>; };
+    for (int part = 0; part < kRows; part += kWidth<C>) {
+        C* const to = mixed + part * n;
+        Vec<C> v[n];
+        for (int c = 0; c < n; ++c) v[c] = load_vector(channels + part + c * stride);
+        if constexpr (n == 3) {
+            v[0] = spread_over_three<C, 0>(v[0]);
+            v[1] = spread_over_three<C, 1>(v[1]);
+            v[2] = spread_over_three<C, 2>(v[2]);
+            store_vector(to, pixels_of_three<C, 0>(v));
+            store_vector(to + kWidth<C>, pixels_of_three<C, 1>(v));
+            store_vector(to + 2 * kWidth<C>, pixels_of_three<C, 2>(v));
+        } else {
+            if constexpr (n == 4)
+                for (int k = 0; k < 2; ++k) exchange<C>(v[k], v[k + 2], low, high); // channels 0 2, and 1 3
+            for (int k = 0; k < n; k += 2) exchange<C>(v[k], v[k + 1], low, high);
+            for (int k = 0; k < n; ++k) store_vector(to + k * kWidth<C>, v[k]);
+        }
+    }
+}
+
+// `rows` rows of n channels of kRows pixels, to tiles and back.
+template <class C, class S, int n>
+void split_rows(const S* from, std::int64_t row_stride, C* tiles, std::int64_t stride, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r, from += row_stride) {
+        if constexpr (std::is_same_v<C, S>) {
+            split<C, n>(from, tiles + r * kRows, stride);
+        } else {
+            alignas(kVectorBytes) C mixed[n * kRows];
+            for (int k = 0; k < n * kRows; ++k) mixed[k] = static_cast<C>(widen(from[k]));
+            split<C, n>(mixed, tiles + r * kRows, stride);
+        }
+    }
+}
+template <class C, class S, int n>
+void join_rows(const C* tiles, std::int64_t stride, S* to, std::int64_t row_stride, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r, to += row_stride) {
+        if constexpr (std::is_same_v<C, S>) {
+            join<C, n>(tiles + r * kRows, stride, to);
+        } else {
+            alignas(kVectorBytes) C mixed[n * kRows];
+            join<C, n>(tiles + r * kRows, stride, mixed);
+            for (int k = 0; k < n * kRows; ++k) narrow(mixed[k], to[k]);
+        }
+    }
+}
+
+// The same of one plane whose rows are without gaps.
+template <class C, class S>
+void copy_in(const S* __restrict from, std::int64_t row_stride, C* __restrict tile, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r, from += row_stride, tile += kRows)
+        if constexpr (std::is_same_v<C, S>)
+            for (int j = 0; j < kRows; j += kWidth<C>) store_vector(tile + j, load_vector(from + j));
+        else
+            for (int j = 0; j < kRows; ++j) tile[j] = static_cast<C>(widen(from[j]));
+}
+template <class C, class S>
+void copy_out(const C* __restrict tile, S* __restrict to, std::int64_t row_stride, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r, to += row_stride, tile += kRows)
+        if constexpr (std::is_same_v<C, S>)
+            for (int j = 0; j < kRows; j += kWidth<C>) store_vector(to + j, load_vector(tile + j));
+        else
+            for (int j = 0; j < kRows; ++j) narrow(tile[j], to[j]);
+}
+
+// tiles[p * stride + r * kRows + j] = row r, column first + j of plane p, 0 where there is none, for `total` rows.
+template <class C, class S>
+void load_tiles(C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first, std::int64_t total) {
+    const std::int64_t rows = v.rows < total ? v.rows : total;
+    const std::int64_t left = v.width - first, columns = left < 0 ? 0 : left < kRows ? left : kRows;
+    const S* const from = static_cast<const S*>(v.data) + first * v.column_stride;
+    const int n = static_cast<int>(v.planes);
+    if (columns == kRows && v.mixed) {
+        constexpr decltype(&split_rows<C, S, 2>) split_into[] = {split_rows<C, S, 2>, split_rows<C, S, 3>,
+                                                                 split_rows<C, S, 4>};
+        split_into[n - 2](from, v.row_stride, tiles, stride, rows);
+    } else if (columns == kRows && v.column_stride == 1) {
+        for (int p = 0; p < n; ++p) copy_in(from + v.offsets[p], v.row_stride, tiles + p * stride, rows);
+    } else {
+        for (int p = 0; p < n; ++p)
+            for (std::int64_t r = 0; r < rows; ++r) {
+                const S* const row = from + v.offsets[p] + r * v.row_stride;
+                C* const to = tiles + p * stride + r * kRows;
+                for (std::int64_t j = 0; j < columns; ++j) to[j] = static_cast<C>(widen(row[j * v.column_stride]));
+                for (std::int64_t j = columns; j < kRows; ++j) to[j] = C(0);
+            }
+    }
+    for (int p = 0; p < n; ++p)
+        for (std::int64_t k = rows * kRows; k < total * kRows; ++k) tiles[p * stride + k] = C(0);
+}
+
+template <class C>
+void load(C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first, std::int64_t total) {
+    switch (v.dtype) {
+    case DType::float16: return load_tiles<C, Half>(tiles, stride, v, first, total);
+    case DType::bfloat16: return load_tiles<C, BFloat16>(tiles, stride, v, first, total);
+    case DType::float32: return load_tiles<C, float>(tiles, stride, v, first, total);
+    case DType::float64: return load_tiles<C, double>(tiles, stride, v, first, total);
+    }
+}
+
+// Brings rows in that are needed soon, a part with each panel, in the order of memory: the rows of an image are so many
+// streams that neither the processor nor requests panel by panel keep up with them. kRows rows from `first` on.
+template <int write> class Soon {
+  public:
+    Soon(const PlaneRows& v, std::int64_t first, std::int64_t panels) : v_(v) {
+        const std::int64_t rows = v.rows - first < kRows ? v.rows - first : kRows;
+        if (v.data == nullptr || rows <= 0 || !(v.mixed || v.column_stride == 1)) return;
+        const std::int64_t item = static_cast<std::int64_t>(item_size(v.dtype));
+        rows_ = rows;
+        planes_ = v.mixed ? 1 : v.planes;
+        length_ = v.width * v.column_stride * item;
+        step_ = v.row_stride * item;
+        part_ = (planes_ * rows_ * ((length_ + kLine - 1) / kLine) + panels - 1) / panels;
+        first_ = first * step_;
+        enter();
+    }
+    void part() {
+        for (std::int64_t left = part_; left > 0 && plane_ < planes_;) {
+            const std::int64_t rest = (length_ - at_ + kLine - 1) / kLine, count = rest < left ? rest : left;
+            for (std::int64_t k = 0; k < count; ++k) __builtin_prefetch(row_ + at_ + k * kLine, write, 2);
+            left -= count;
+            at_ += count * kLine;
+            if (at_ < length_) continue;
+            at_ = 0;
+            row_ += step_;
+            if (++done_ < rows_) continue;
+            ++plane_;
+            enter();
+        }
+    }
+
+  private:
+    void enter() {
+        if (plane_ == planes_) return;
+        done_ = 0;
+        row_ = static_cast<const char*>(v_.data) + v_.offsets[plane_] * static_cast<std::int64_t>(item_size(v_.dtype)) +
+               first_;
+    }
+    static constexpr std::int64_t kLine = 64; // bytes
+    PlaneRows v_;
+    std::int64_t rows_ = 0, planes_ = 0, length_ = 0, step_ = 0, part_ = 0, first_ = 0;
+    std::int64_t plane_ = 0, done_ = 0, at_ = 0; // rows of the plane, bytes of the row
+    const char* row_ = nullptr;
+};
+
+template <class C, class S>
+void store_tiles(const C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first) {
+    const std::int64_t left = v.width - first, columns = left < kRows ? left : kRows;
+    S* const base = static_cast<S*>(v.data) + first * v.column_stride;
+    const int n = static_cast<int>(v.planes);
+    if (columns == kRows && v.mixed) {
+        constexpr decltype(&join_rows<C, S, 2>) join_from[] = {join_rows<C, S, 2>, join_rows<C, S, 3>,
+                                                               join_rows<C, S, 4>};
+        return join_from[n - 2](tiles, stride, base, v.row_stride, v.rows);
+    }
+    if (columns == kRows && v.column_stride == 1) {
+        for (int p = 0; p < n; ++p) copy_out(tiles + p * stride, base + v.offsets[p], v.row_stride, v.rows);
+        return;
+    }
+    for (int p = 0; p < n; ++p)
+        for (std::int64_t r = 0; r < v.rows; ++r) {
+            S* const row = base + v.offsets[p] + r * v.row_stride;
+            const C* const from = tiles + p * stride + r * kRows;
+            for (std::int64_t j = 0; j < columns; ++j) narrow(from[j], row[j * v.column_stride]);
+        }
+}
+
+void store(const float* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first) {
+    switch (v.dtype) {
+    case DType::float16: return store_tiles<float, Half>(tiles, stride, v, first);
+    case DType::bfloat16: return store_tiles<float, BFloat16>(tiles, stride, v, first);
+    default: return store_tiles<float, float>(tiles, stride, v, first);
+    }
+}
+void store(const double* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first) {
+    store_tiles<double, double>(tiles, stride, v, first);
+}
+
+// A block's planes and its scratch.
+template <class C> struct Panels {
+    explicit Panels(const ImageBlock<C>& b)
+        : planes(static_cast<int>(b.x.planes)), trusts(b.trust.data != nullptr),
+          fields(planes + (b.makes_support ? 1 : 0)), count((b.width + kRows - 1) / kRows) {
+        C* at = b.scratch;
+        const auto take = [&](std::int64_t size) {
+            C* const taken = at;
+            at += size;
+            return taken;
+        };
+        for (C*& t : tiles) t = take((planes + 1) * kTaller);
+        for (C*& g : guides) g = take(b.guide.planes * kTaller);
+        for (C*& t : guide_trusts) t = take(kTaller);
+        results = take(planes * kTile);
+        carry = take(fields * kRows);
+        checkpoints = take(count * fields * kRows);
+        across = take(count * kTile);
+        cuts = take(count);
+    }
+    int planes;
+    bool trusts;
+    int fields; // sums: of the planes, and of the support
+    std::int64_t count;
+    // Of a panel and its right neighbour, in turn: x and the confidence, the guide, its confidence.
+    C *tiles[2], *guides[2], *guide_trusts[2];
+    C* results;
+    C* carry;       // [fields][kRows] of a walk along the panels
+    C* checkpoints; // [count][fields][kRows] B of the column after each panel
+    C* across;      // [count][kRows][kRows] weights along rows, columns of them
+    C* cuts;        // [count] not 0 where some of those may be 0
+
+    bool ones(int field) const { return field == planes && !trusts; }
+};
+
+// ---- weights
+
+// d, or 0 where a confidence at either end is 0 (8).
+template <class C> __attribute__((always_inline)) inline Vec<C> trusted_distance(Vec<C> d, Vec<C> a, Vec<C> b) {
+    const Vec<C> near = a != Vec<C>{} ? d : Vec<C>{};
+    return b != Vec<C>{} ? near : Vec<C>{};
+}
+
+// (1), (2) of the edges from each of `rows` rows of the tiles g to the next; trust is a tile as well, or null.
+template <class C, int metric>
+void make_down(const ImageBlock<C>& b, C* w, const C* g, const C* trust, std::int64_t rows) {
+    const Fall<C> fall(b.steps[0], b.scales[0]);
+    const std::int64_t planes = b.guide.planes;
+    for (std::int64_t k = 0; k < rows * kRows; k += kWidth<C>) {
+        Vec<C> d{};
+        for (std::int64_t p = 0; p < planes; ++p) {
+            const C* const at = g + p * kTaller + k;
+            d = add_distance<metric>(d, load_vector(at + kRows) - load_vector(at));
+        }
+        if (trust != nullptr) d = trusted_distance<C>(d, load_vector(trust + k), load_vector(trust + k + kRows));
+        store_vector(w + k, weight<C, metric == 0>(d, fall));
+    }
+}
+
+// A vector of a row of a tile, from one column further on; `next` is the panel to the right.
+template <class C>
+__attribute__((always_inline)) inline Vec<C> shifted(const C* tile, const C* next, std::int64_t row, int v) {
+    constexpr int n = kWidth<C>;
+    const C* const at = tile + row * kRows + v * n;
+    const C* const after = v + 1 < kVectors<C> ? at + n : next + row * kRows;
+    return pick<C>(load_vector(at), load_vector(after), [](int i) { return i + 1; }, std::make_index_sequence<n>{});
+}
+
+// Likewise from each column to the next.
+template <class C, int metric>
+void make_across(const ImageBlock<C>& b, C* w, const C* g, const C* next, const C* trust, const C* next_trust) {
+    const Fall<C> fall(b.steps[1], b.scales[1]);
+    const std::int64_t planes = b.guide.planes;
+    for (std::int64_t r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVectors<C>; ++v) {
+            const std::int64_t at = r * kRows + v * kWidth<C>;
+            Vec<C> d{};
+            for (std::int64_t p = 0; p < planes; ++p)
+                d = add_distance<metric>(d, shifted(g + p * kTaller, next + p * kTaller, r, v) -
+                                                load_vector(g + p * kTaller + at));
+            if (trust != nullptr) d = trusted_distance<C>(d, load_vector(trust + at), shifted(trust, next_trust, r, v));
+            store_vector(w + at, weight<C, metric == 0>(d, fall));
+        }
+}
+
+// Whether some weight may be 0, and whether all are far from what a product of kRows of them could not bear. Floats are
+// ordered as their bits are, but for negative ones, which count as if they were 0.
+struct Range {
+    bool cuts, moderate;
+};
+template <class C> Range range(const C* w, std::int64_t count) {
+    using Integer = typename Exponent<C>::Integer;
+    Integer least = std::numeric_limits<Integer>::max(), most = 0;
+    for (std::int64_t k = 0; k < count; ++k) {
+        const Integer bits = __builtin_bit_cast(Integer, w[k]);
+        least = bits < least ? bits : least;
+        most = bits > most ? bits : most;
+    }
+    return {least <= 0,
+            least >= __builtin_bit_cast(Integer, C(0x1p-7)) && most <= __builtin_bit_cast(Integer, C(0x1p7))};
+}
+
+// w is 1 beyond the plane, so that only its own edges are judged (range).
+template <class C> void pad(C* w, std::int64_t rows, std::int64_t columns) {
+    for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t j = columns < 0 ? 0 : columns; j < kRows; ++j) w[r * kRows + j] = C(1);
+}
+
+// Weights of the edges from each of `rows` rows of panel p to the next. x is in its tiles.
+template <class C>
+Range weights_down(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, std::int64_t rows, C* w) {
+    const std::int64_t first = p * kRows;
+    if (b.guide.data == nullptr) {
+        load(w, 0, b.down, first, rows);
+    } else {
+        constexpr decltype(&make_down<C, 0>) make[] = {make_down<C, 0>, make_down<C, 1>, make_down<C, 2>};
+        C* const trust = b.guide_trust.data != nullptr ? panels.guide_trusts[0] : nullptr;
+        if (trust != nullptr) load(trust, kTaller, b.guide_trust, first, rows + 1);
+        if (!b.own_guide) load(panels.guides[0], kTaller, b.guide, first, rows + 1);
+        make[static_cast<int>(b.metric)](b, w, b.own_guide ? panels.tiles[p % 2] : panels.guides[0], trust, rows);
+    }
+    pad(w, rows, b.width - first);
+    return range(w, rows * kRows);
+}
+
+// Weights of the edges from each column to the next, w[j * kRows + r], 0 from the last column on. The panel to the
+// right was here before. True if some weight may be 0.
+template <class C> bool weights_across(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, C* w) {
+    constexpr int n = kWidth<C>;
+    alignas(kVectorBytes) C rows[kTile];
+    const std::int64_t first = p * kRows, last = b.width - 1 - first;
+    if (b.guide.data == nullptr) {
+        load(rows, 0, b.across, first, kRows);
+    } else {
+        constexpr decltype(&make_across<C, 0>) make[] = {make_across<C, 0>, make_across<C, 1>, make_across<C, 2>};
+        C* const trust = b.guide_trust.data != nullptr ? panels.guide_trusts[p % 2] : nullptr;
+        if (trust != nullptr) load(trust, kTaller, b.guide_trust, first, kRows);
+        if (!b.own_guide) load(panels.guides[p % 2], kTaller, b.guide, first, kRows);
+        const auto guides = b.own_guide ? panels.tiles : panels.guides;
+        make[static_cast<int>(b.metric)](b, rows, guides[p % 2], guides[1 - p % 2], trust,
+                                         panels.guide_trusts[1 - p % 2]);
+    }
+    pad(rows, b.rows, last);
+    const bool cuts = range(rows, b.rows * kRows).cuts;
+    for (int j = 0; j < kRows; j += n)
+        for (int r = 0; r < kRows; r += n) {
+            Vec<C> v[n];
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) v[k] = load_vector(rows + (r + k) * kRows + j);
+            transpose<C>(v);
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) store_vector(w + (j + k) * kRows + r, v[k]);
+        }
+    // Nothing comes back over these edges, whatever crosses them: beyond there are 0 and, in a field of ones, 1.
+    for (std::int64_t j = last < 0 ? 0 : last; j < kRows; ++j)
+        for (int r = 0; r < kRows; ++r) w[j * kRows + r] = C(0);
+    return cuts;
+}
+
+// ---- sums
+
+// n columns of kWidth rows of a tile, from row r on, in v[0 .. kRows).
+template <class C, bool ones> __attribute__((always_inline)) inline void load_columns(const C* x, int r, Vec<C>* v) {
+    constexpr int n = kWidth<C>;
+#pragma GCC unroll 16
+    for (int j = 0; j < kRows; j += n) {
+#pragma GCC unroll 16
+        for (int k = 0; k < n; ++k) v[j + k] = ones ? Vec<C>{} + C(1) : load_vector(x + (r + k) * kRows + j);
+        if constexpr (!ones) transpose<C>(v + j);
+    }
+}
+
+// (4) B of the first column of a panel in place of B of the column after the last.
+template <class C, bool cuts, bool ones> void leave_left(const C* x, const C* w, C* backward) {
+    for (int r = 0; r < kRows; r += kWidth<C>) {
+        Vec<C> v[kRows];
+        load_columns<C, ones>(x, r, v);
+        Vec<C> b = load_vector(backward + r);
+#pragma GCC unroll 16
+        for (int j = kRows - 1; j >= 0; --j) {
+            const Vec<C> weight = load_vector(w + j * kRows + r);
+            b = v[j] + weight * across_edge<cuts>(weight, b);
+        }
+        store_vector(backward + r, b);
+    }
+}
+
+// (5) x + w F + w B along the rows of a panel, sums[j * kRows + r]; `before` are the weights that enter the panel,
+// forward is F of the column before it and becomes F of its last. Both sweeps in one loop, so that their chains
+// overlap: up to where they meet each leaves its own sum, then each finds the other's.
+template <class C, bool cuts, bool ones>
+void filter_across(const C* x, const C* w, const C* before, C* forward, const C* backward, C* sums) {
+    for (int r = 0; r < kRows; r += kWidth<C>) {
+        Vec<C> v[kRows];
+        load_columns<C, ones>(x, r, v);
+        Vec<C> f = load_vector(forward + r), b = load_vector(backward + r), weight = load_vector(before + r);
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i) {
+            const int j = kRows - 1 - i;
+            f = v[i] + weight * across_edge<cuts>(weight, f);
+            weight = load_vector(w + i * kRows + r);
+            C* const at = sums + i * kRows + r;
+            store_vector(at, i < j ? f : f + weight * load_vector(at));
+            const Vec<C> after = load_vector(w + j * kRows + r);
+            b = across_edge<cuts>(after, b);
+            C* const from = sums + j * kRows + r;
+            store_vector(from, i < j ? b : load_vector(from) + after * b);
+            b = v[j] + after * b;
+        }
+        store_vector(forward + r, f);
+    }
+}
+
+// What finish(sum, place in the tile) makes of sums + w F + w B down the columns of a panel. w has the weights that
+// enter each row and those that leave the last; above and below have crossed those two already. Both ways in one loop,
+// too.
+template <class C, bool cuts, bool ones, class Finish> __attribute__((always_inline)) inline void
+filter_down(const C* x, const C* w, const C* above, const C* below, const C* sums, const Finish& finish) {
+    constexpr int n = kWidth<C>;
+    for (int j = 0; j < kRows; j += n) {
+        Vec<C> s[kRows];
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; r += n) {
+#pragma GCC unroll 16
+            for (int k = 0; k < n; ++k) s[r + k] = load_vector(sums + (j + k) * kRows + r);
+            transpose<C>(s + r);
+        }
+        const auto value = [&](int at) { return ones ? Vec<C>{} + C(1) : load_vector(x + at); };
+        Vec<C> f = load_vector(above + j), b = load_vector(below + j);
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i) {
+            const int top = i * kRows + j, bottom = (kRows - 1 - i) * kRows + j;
+            const Vec<C> enters = load_vector(w + top), leaves = load_vector(w + bottom + kRows);
+            f = across_edge<cuts>(enters, f);
+            b = across_edge<cuts>(leaves, b);
+            s[i] = s[i] + enters * f;
+            s[kRows - 1 - i] = s[kRows - 1 - i] + leaves * b;
+            f = value(top) + enters * f;
+            b = value(bottom) + leaves * b;
+            if (i >= kRows / 2) {
+                finish(s[i], top);
+                finish(s[kRows - 1 - i], bottom);
+            }
+        }
+    }
+}
+
+// ---- blocks
+
+// x of a panel as the sums take it, and the confidence after it.
+template <class C> C* load_trusted(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, std::int64_t rows) {
+    C* const tiles = panels.tiles[p % 2];
+    load(tiles, kTaller, b.x, p * kRows, rows);
+    if (!panels.trusts) return tiles;
+    C* const c = tiles + panels.planes * kTaller;
+    load(c, kTaller, b.trust, p * kRows, kRows);
+    for (int plane = 0; plane < panels.planes; ++plane)
+        for (int k = 0; k < kTile; ++k) tiles[plane * kTaller + k] = trusted(c[k], tiles[plane * kTaller + k]);
+    return tiles;
+}
+
+// Asks for what flows in two panels further on: of each plane it is another stream.
+template <int write, class C> void fetch_flows(const ImageEnds<C>& ends, int fields, std::int64_t first) {
+    for (int field = 0; field < fields; ++field) {
+        __builtin_prefetch(ends.above + field * ends.stride + first + 2 * kRows, write, 3);
+        __builtin_prefetch(ends.below + field * ends.stride + first + 2 * kRows, write, 3);
+    }
+}
+
+// Calls run<cuts, ones>.
+template <class F> __attribute__((always_inline)) inline void choose(bool cuts, bool ones, const F& run) {
+    if (cuts)
+        ones ? run.template operator()<true, true>() : run.template operator()<true, false>();
+    else
+        ones ? run.template operator()<false, true>() : run.template operator()<false, false>();
+}
+
+// The product of the weights from the first row to below the last. A product of many weights leaves the range of float,
+// while what it carries comes back into it: such products are double, and stop short of 0 and of infinity, since NaN
+// and infinities pass everything but a cut.
+template <class C> void multiply_down(const C* w, bool moderate, double* through) {
+    if (moderate) {
+        C product[kRows];
+        for (int j = 0; j < kRows; ++j) product[j] = w[j];
+        for (int r = 1; r < kRows; ++r)
+            for (int j = 0; j < kRows; ++j) product[j] *= w[r * kRows + j];
+        for (int j = 0; j < kRows; ++j) through[j] = static_cast<double>(product[j]);
+        return;
+    }
+    constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
+    double product[kRows];
+    for (int j = 0; j < kRows; ++j) product[j] = 1;
+    for (int r = 0; r < kRows; ++r)
+        for (int j = 0; j < kRows; ++j) {
+            const double weight = static_cast<double>(w[r * kRows + j]);
+            const double next = product[j] * weight, size = __builtin_fabs(next);
+            const double kept = size < least ? least : size > most ? most : size;
+            product[j] = (product[j] != 0) & (weight != 0) ? __builtin_copysign(kept, next) : 0;
+        }
+    for (int j = 0; j < kRows; ++j) through[j] = product[j];
+}
+
+// What leaves a block by itself.
+template <class C> void image_ends(const ImageBlock<C>& b, const ImageEnds<C>& ends) {
+    constexpr int n = kWidth<C>;
+    const Panels<C> panels(b);
+    Soon<0> next_x(b.x, kRows, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, kRows, panels.count);
+    alignas(64) C w[kTile];
+    for (std::int64_t p = 0; p < panels.count; ++p) {
+        const std::int64_t first = p * kRows;
+        next_x.part();
+        next_guide.part();
+        fetch_flows<1>(ends, panels.fields, first);
+        const C* const tiles = load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows);
+        const std::int64_t edges = b.linked ? kRows : b.rows - 1;
+        for (std::int64_t k = edges * kRows; k < kTile; ++k) w[k] = C(0);
+        const Range weights = weights_down(b, panels, p, edges, w);
+        for (int field = 0; field < panels.fields; ++field) {
+            const C* const x = tiles + field * kTaller;
+            choose(weights.cuts, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
+                for (int j = 0; j < kRows; j += n) {
+                    const auto value = [&](int r) { return ones ? Vec<C>{} + C(1) : load_vector(x + r * kRows + j); };
+                    const auto edge = [&](int r) { return load_vector(w + r * kRows + j); };
+                    Vec<C> f = value(0), up = value(kRows - 1);
+#pragma GCC unroll 16
+                    for (int r = 1; r < kRows; ++r) {
+                        f = value(r) + edge(r - 1) * across_edge<cuts>(edge(r - 1), f);
+                        const int above = kRows - 1 - r;
+                        up = value(above) + edge(above) * across_edge<cuts>(edge(above), up);
+                    }
+                    const Vec<C> leaving = edge(kRows - 1);
+                    store_vector(ends.above + field * ends.stride + first + j, leaving * across_edge<cuts>(leaving, f));
+                    store_vector(ends.below + field * ends.stride + first + j, up);
+                }
+            });
+        }
+        if (!b.linked) continue;
+        for (int j = 0; j < kRows; ++j) ends.leaving[first + j] = w[(kRows - 1) * kRows + j];
+        multiply_down(w, weights.moderate, ends.through + first);
+    }
+}
+
+// value += through times carry, where there is a way through; carry becomes that.
+template <class C>
+void pass_down(C* __restrict value, const double* __restrict through, double* __restrict carry, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) {
+        carry[j] = step(static_cast<double>(value[j]), through[j], carry[j]);
+        value[j] = static_cast<C>(carry[j]);
+    }
+}
+
+// Upward: value becomes what crosses the edge `leaving`, then carry becomes that of the block above, which is `alone`
+// without it.
+template <class C> void pass_up(C* __restrict value, const C* __restrict leaving, const double* __restrict through,
+                                const C* __restrict alone, double* __restrict carry, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) {
+        value[j] = static_cast<C>(carried(static_cast<double>(leaving[j]), carry[j]));
+        carry[j] = step(static_cast<double>(alone[j]), through[j], carry[j]);
+    }
+}
+
+template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>& ends) {
+    const Panels<C> panels(b);
+    Soon<0> next_x(b.x, kRows, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, kRows, panels.count);
+    Soon<1> y(b.y, 0, panels.count);
+    const std::int64_t field_size = panels.fields * kRows;
+    const auto checkpoint = [&](std::int64_t p, int field) {
+        return panels.checkpoints + p * field_size + field * kRows;
+    };
+
+    for (std::int64_t k = 0; k < field_size; ++k) panels.carry[k] = C(0);
+    for (std::int64_t p = panels.count - 1; p >= 0; --p) {
+        next_x.part();
+        next_guide.part();
+        y.part();
+        const C* const tiles = load_trusted(b, panels, p, kRows);
+        C* const across = panels.across + p * kTile;
+        const bool cuts_here = weights_across(b, panels, p, across);
+        panels.cuts[p] = cuts_here ? C(1) : C(0);
+        for (int field = 0; field < panels.fields; ++field) {
+            C* const carry = panels.carry + field * kRows;
+            for (int k = 0; k < kRows; ++k) checkpoint(p, field)[k] = carry[k];
+            choose(cuts_here, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
+                leave_left<C, cuts, ones>(tiles + field * kTaller, across, carry);
+            });
+        }
+    }
+
+    alignas(64) C sums[kTile], reciprocals[kTile], down[kTile + kRows], before[kRows];
+    for (std::int64_t k = 0; k < field_size; ++k) panels.carry[k] = C(0);
+    for (int k = 0; k < kRows; ++k) before[k] = C(0);
+    for (std::int64_t p = 0; p < panels.count; ++p) {
+        const std::int64_t first = p * kRows;
+        fetch_flows<0>(ends, panels.fields, first);
+        C* const tiles = load_trusted(b, panels, p, kRows);
+        const C* const across = panels.across + p * kTile;
+        // What enters the block has crossed the edge; edges beyond the last row are not there.
+        for (int k = 0; k < kRows; ++k) down[k] = down[kTile + k] = C(1);
+        for (std::int64_t k = b.rows * kRows; k < kTile; ++k) down[k] = C(0);
+        const bool any = weights_down(b, panels, p, b.rows - 1, down + kRows).cuts || panels.cuts[p] != C(0) ||
+                         (p > 0 && panels.cuts[p - 1] != C(0));
+        const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
+            const C* const x = tiles + field * kTaller;
+            choose(any, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
+                filter_across<C, cuts, ones>(x, across, before, panels.carry + field * kRows, checkpoint(p, field),
+                                             sums);
+                filter_down<C, cuts, ones>(x, down, ends.above + field * ends.stride + first,
+                                           ends.below + field * ends.stride + first, sums, finish);
+            });
+        };
+        if (b.reciprocal.data != nullptr) load(reciprocals, 0, b.reciprocal, first, kRows);
+        if (b.makes_support) filter(panels.planes, [&](Vec<C> s, int at) { store_vector(reciprocals + at, C(1) / s); });
+        if (b.makes_support && b.supported_only)
+            for (int k = 0; k < kTile; ++k) // the reciprocal of a number below the least support is above
+                reciprocals[k] =
+                    reciprocals[k] <= C(1) / least_support<C>() && reciprocals[k] >= C(0) ? reciprocals[k] : C(-1);
+        const bool divides = b.makes_support || b.reciprocal.data != nullptr;
+        for (int plane = 0; plane < panels.planes; ++plane) {
+            C* const result = panels.results + plane * kTile;
+            const C* const x = tiles + plane * kTaller;
+            if (divides)
+                filter(plane, [&](Vec<C> s, int at) { store_vector(result + at, s * load_vector(reciprocals + at)); });
+            else
+                filter(plane, [&](Vec<C> s, int at) { store_vector(result + at, s); });
+            if (b.centres != C(1))
+                for (int k = 0; k < kTile; ++k) result[k] += x[k];
+            if (b.supported_only)
+                for (int k = 0; k < kTile; ++k) result[k] = reciprocals[k] < C(0) ? b.fill : result[k];
+        }
+        for (int k = 0; k < kRows; ++k) before[k] = across[(kRows - 1) * kRows + k];
+        if (b.residual) {
+            // x, where there is any confidence in it, as it is in memory.
+            if (panels.trusts) load(tiles, kTaller, b.x, first, kRows);
+            const C* const c = tiles + panels.planes * kTaller;
+            for (int plane = 0; plane < panels.planes; ++plane)
+                for (int k = 0; k < kTile; ++k) {
+                    const C x = tiles[plane * kTaller + k];
+                    panels.results[plane * kTile + k] += panels.trusts && c[k] == C(0) ? C(0) : x;
+                }
+        }
+        store(panels.results, kTile, b.y, first);
+    }
+}
+
+} // namespace
+
+extern const ImageKernels<float> image_float{image_ends<float>, pass_down<float>, pass_up<float>, filter_image<float>};
+extern const ImageKernels<double> image_double{image_ends<double>, pass_down<double>, pass_up<double>,
+                                               filter_image<double>};
+
+} // namespace sgs::SGS_ISA
