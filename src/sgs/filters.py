@@ -302,7 +302,9 @@ def tree_update(
 def _channels_first(a: Array, channel: int | None) -> Array:
     if channel is None:
         return a[np.newaxis]
-    return a.transpose(channel, *range(channel), *range(channel + 1, a.ndim))  # moveaxis takes ten times as long
+    order = (channel, *range(channel), *range(channel + 1, a.ndim))  # moveaxis takes ten times as long
+    first: Array = a.transpose(order)
+    return first
 
 
 def _as_values(a: Array, channel: int | None, heads: int) -> Array:
