@@ -239,7 +239,7 @@ template <class C> bool run_one_axis(const Operands& o, const Options& options) 
     const int axis = o.axes[0];
     LineJob job{o.x, o.guide ? o.guide->view : o.weights[0], o.y, axis};
     if (o.guide) job.guide = &*o.guide;
-    job.normalized = o.filter.normalization != Normalization::none;
+    job.normalized = o.filter.normalization == Normalization::line || o.filter.normalization == Normalization::cross;
     job.residual = o.filter.residual;
     if (o.confidence || (job.residual && !job.normalized)) return false;
     if (o.guide && o.guide->confidence) return false;

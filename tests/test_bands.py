@@ -211,7 +211,7 @@ def test_nan_passes_all_segments_but_no_cut(weight: float, bad: float, isa: str)
 @pytest.mark.parametrize("channels", (1, 3, 10, 12, 20, 64))
 def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layout: str, dtype: str) -> None:
     """(9), whatever way the planes are filtered, and in place too."""
-    rng = seeded(channels, size, layout, dtype)
+    rng = seeded((channels, size, layout, dtype))
     x = laid_out(random_values(rng, (channels, *size), dtype), layout)
     guide = random_values(rng, (3, *size), dtype)
     for given in (guide, None):

@@ -2,8 +2,6 @@
 // between storage and computing types. Only for files under kernels/.
 #pragma once
 
-#include <algorithm>
-
 #include "../kernels.h"
 #include "storage.h"
 #include "vector.h"
@@ -81,18 +79,26 @@ __attribute__((always_inline)) inline void each_run(const std::int64_t* offsets,
     }
 }
 
+// A number that the compiler knows; std::integral_constant would leave symbols that the linker may share.
+template <int n> struct Number {
+    static constexpr int value = n;
+};
+struct AnyNumber {
+    int value;
+};
+
 // run(lanes) with a number of lanes that the compiler knows, where it is one of those that whole lines of memory leave.
 template <class Run> __attribute__((always_inline)) inline void with_lanes(int lanes, const Run& run) {
     if (lanes == kChannels)
-        run(std::integral_constant<int, kChannels>{});
+        run(Number<kChannels>{});
     else if (lanes == 12)
-        run(std::integral_constant<int, 12>{});
+        run(Number<12>{});
     else if (lanes == 8)
-        run(std::integral_constant<int, 8>{});
+        run(Number<8>{});
     else if (lanes == 4)
-        run(std::integral_constant<int, 4>{});
+        run(Number<4>{});
     else
-        run(lanes);
+        run(AnyNumber{lanes});
 }
 
 // visit(i) for positions i, i + n, ...: from `head` on, but for the first and the last, which overlap others.
@@ -117,17 +123,17 @@ template <class C, class S> void load_channels(C* __restrict tile, const void* s
     constexpr int n = kWidth<C>;
     const S* from = static_cast<const S*>(source);
     if (lie_together(offsets, lanes)) {
-        if (lanes < kChannels) std::fill_n(tile, count * kChannels, C(0));
+        for (std::int64_t i = 0; lanes < kChannels && i < count * kChannels; ++i) tile[i] = C(0);
         each_run(offsets, lanes, [&](int first, int length) {
             with_lanes(length, [&](auto known) {
                 for (std::int64_t i = 0; i < count; ++i) {
                     const S* const position = from + i * step + offsets[first];
                     C* const row = tile + i * kChannels + first;
                     __builtin_prefetch(position + kPositionsAhead * step, 0, 2);
-                    if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
+                    if constexpr (std::is_same_v<decltype(known), Number<kChannels>>)
                         for (int l = 0; l < kChannels; l += n) store_vector(row + l, load_widened<C>(position + l));
                     else
-                        for (int l = 0; l < known; ++l) row[l] = static_cast<C>(widen(position[l]));
+                        for (int l = 0; l < known.value; ++l) row[l] = static_cast<C>(widen(position[l]));
                 }
             });
         });
@@ -168,10 +174,10 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
                     S* const position = to + i * step + offsets[first];
                     const C* const row = tile + i * kChannels + first;
                     __builtin_prefetch(position + next, 1, 2);
-                    if constexpr (std::is_same_v<decltype(known), std::integral_constant<int, kChannels>>)
+                    if constexpr (std::is_same_v<decltype(known), Number<kChannels>>)
                         for (int l = 0; l < kChannels; l += n) store_narrowed<C>(position + l, load_vector(row + l));
                     else
-                        for (int l = 0; l < known; ++l) narrow(row[l], position[l]);
+                        for (int l = 0; l < known.value; ++l) narrow(row[l], position[l]);
                 }
             });
         });

@@ -20,6 +20,9 @@ template <class C> constexpr int kVectors = kRows / kWidth<C>; // of a row or co
 constexpr int kTile = kRows * kRows;
 constexpr int kTaller = kTile + kRows; // a tile and one row more
 
+// item_size is shared with other instruction sets.
+inline std::int64_t item_bytes(DType t) { return t == DType::float64 ? 8 : t == DType::float32 ? 4 : 2; }
+
 // f as it is seen across an edge: nothing passes where the weight is 0, not even NaN.
 template <bool cuts, class V> __attribute__((always_inline)) inline V across_edge(V w, V f) {
     if constexpr (cuts) return w != V{} ? f : V{};
@@ -184,7 +187,7 @@ template <int write> class Soon {
     Soon(const PlaneRows& v, std::int64_t first, std::int64_t panels) : v_(v) {
         const std::int64_t rows = v.rows - first < kRows ? v.rows - first : kRows;
         if (v.data == nullptr || rows <= 0 || !(v.mixed || v.column_stride == 1)) return;
-        const std::int64_t item = static_cast<std::int64_t>(item_size(v.dtype));
+        const std::int64_t item = item_bytes(v.dtype);
         rows_ = rows;
         planes_ = v.mixed ? 1 : v.planes;
         length_ = v.width * v.column_stride * item;
@@ -212,8 +215,7 @@ template <int write> class Soon {
     void enter() {
         if (plane_ == planes_) return;
         done_ = 0;
-        row_ = static_cast<const char*>(v_.data) + v_.offsets[plane_] * static_cast<std::int64_t>(item_size(v_.dtype)) +
-               first_;
+        row_ = static_cast<const char*>(v_.data) + v_.offsets[plane_] * item_bytes(v_.dtype) + first_;
     }
     static constexpr std::int64_t kLine = 64; // bytes
     PlaneRows v_;

@@ -132,23 +132,22 @@ template <class C> void trust(C* x, const C* c, std::int64_t count, bool only_ma
 
 // run(cuts, rows) with what the block has of both.
 template <int rows = kGroupRows, class C, class Run> void choose(const LanesBlock<C>& p, const Run& run) {
-    using Rows = std::integral_constant<int, rows>;
     if (p.rows == rows)
-        p.cuts ? run(std::true_type{}, Rows{}) : run(std::false_type{}, Rows{});
+        p.cuts ? run(Number<true>{}, Number<rows>{}) : run(Number<false>{}, Number<rows>{});
     else if constexpr (rows > 1)
         choose<rows - 1>(p, run);
 }
 
 template <class C> void descend_block(const LanesBlock<C>& p, C* last) {
-    choose(p, [&](auto cuts, auto rows) { descend<C, cuts(), rows()>(p, last); });
+    choose(p, [&](auto cuts, auto rows) { descend<C, (cuts.value != 0), rows.value>(p, last); });
 }
 
 template <class C> void climb_block(const LanesBlock<C>& p, C* first) {
-    choose(p, [&](auto cuts, auto rows) { climb<C, cuts(), rows()>(p, first); });
+    choose(p, [&](auto cuts, auto rows) { climb<C, (cuts.value != 0), rows.value>(p, first); });
 }
 
 template <class C> void filter_block(const LanesBlock<C>& p) {
-    choose(p, [&](auto cuts, auto rows) { filter<C, cuts(), rows()>(p); });
+    choose(p, [&](auto cuts, auto rows) { filter<C, (cuts.value != 0), rows.value>(p); });
 }
 
 } // namespace
