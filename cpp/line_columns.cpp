@@ -4,6 +4,8 @@
 namespace sgs {
 namespace {
 
+// Elements of a task, about: few where there are few, many where there are many, as the next task's are not fetched.
+constexpr std::int64_t kLeastTask = 1 << 15, kLargestTask = 1 << 17;
 constexpr std::int64_t kStripSize = 96 * 1024; // elements of a strip, which is read twice
 
 // The lines that lie side by side, as one row of them, and what is left.
@@ -73,8 +75,9 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
     if (plan.width < kRows || job.normalized) return false;
     const std::int64_t part = std::min(n, kPartSteps), parts = (n + part - 1) / part;
     const std::int64_t items = plan.units.product * plan.strips * plan.repeats.product;
+    const std::int64_t task_size = std::clamp<std::int64_t>(x.size() / 32, kLeastTask, kLargestTask);
     const std::int64_t per_task =
-        std::clamp<std::int64_t>(kTaskSize / (n * std::min(plan.width, plan.strip)), 1, items);
+        std::clamp<std::int64_t>(task_size / (n * std::min(plan.width, plan.strip)), 1, items);
     const std::int64_t tasks = (items + per_task - 1) / per_task;
     const bool same_type = y.dtype == dtype_of<C>::value;
     const bool large = same_type && y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;

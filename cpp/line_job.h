@@ -33,7 +33,6 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
 template <class C> bool run_column_lines(const LineJob& job, const Options& options);
 
 constexpr std::int64_t kPartSteps = 1024;       // longer lines are taken in parts
-constexpr std::int64_t kTaskSize = 1 << 15;     // elements, about
 constexpr std::int64_t kBeyondCaches = 1 << 24; // bytes of y that are best written past the caches
 constexpr std::int64_t kLongPiece = 2048;       // bytes of a piece of y that loses little by its ragged ends
 

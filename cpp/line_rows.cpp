@@ -4,6 +4,8 @@
 namespace sgs {
 namespace {
 
+constexpr std::int64_t kTaskSize = 1 << 15; // elements, about
+
 template <class C> struct RowScratch {
     RowScratch(std::int64_t part, std::int64_t parts, bool normalized, bool guided)
         : links((part + 1 + kRows) * kLinkPitch), values((part + kRows) * kRows), sums((part / 2 + 2 * kRows) * kRows),
