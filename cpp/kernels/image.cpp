@@ -527,7 +527,7 @@ template <int write, class C> void fetch_flows(const ImageEnds<C>& ends, int fie
 }
 
 // Calls run<cuts, ones>.
-template <class F> __attribute__((always_inline)) inline void choose(bool cuts, bool ones, const F& run) {
+template <class F> void choose(bool cuts, bool ones, const F& run) {
     if (cuts)
         ones ? run.template operator()<true, true>() : run.template operator()<true, false>();
     else

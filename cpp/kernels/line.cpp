@@ -345,14 +345,14 @@ __attribute__((always_inline)) inline Vec<C> column_link(const ColumnLines<C>& p
 }
 
 // f(j) for every vector of the width; the last overlaps.
-template <class C, class F> __attribute__((always_inline)) inline void each_vector(std::int64_t width, const F& f) {
+template <class C, class F> void each_vector(std::int64_t width, const F& f) {
     std::int64_t j = 0;
     for (; j + kWidth<C> <= width; j += kWidth<C>) f(j);
     if (j < width) f(width - kWidth<C>);
 }
 
 // f(count) with a constant where it is the usual count, so that what is kept for each step stays in registers.
-template <class F> __attribute__((always_inline)) inline void with_count(std::int64_t count, const F& f) {
+template <class F> void with_count(std::int64_t count, const F& f) {
     if (count == kDeep)
         f(std::integral_constant<int, kDeep>{});
     else
@@ -474,7 +474,7 @@ template <class C, class S> void write_rows(const C* rows, std::int64_t count, s
 // ---- choice of the compiled form
 
 // f with constants in place of `cuts` and of a second condition.
-template <class F> __attribute__((always_inline)) inline void with_constants(bool cuts, bool other, const F& f) {
+template <class F> void with_constants(bool cuts, bool other, const F& f) {
     constexpr std::true_type yes;
     constexpr std::false_type no;
     if (cuts)
