@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "plane_tile.cuh"
+
 namespace sgs::cuda {
 
 // Named, so that a kernel has the same name in every compilation.
@@ -57,6 +59,7 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     const int rows = static_cast<int>(args.rows - row0 < args.tile_rows ? args.rows - row0 : args.tile_rows);
     const int columns =
         static_cast<int>(args.columns - column0 < args.tile_columns ? args.columns - column0 : args.tile_columns);
+    const Tile tile{rows, columns, pitch};
     const auto exists = [&](PlaneOperand k) { return args.operands[k].data != nullptr; };
 
     if (thread < kPlaneOperands) {
@@ -72,27 +75,14 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     }
     __syncthreads();
 
-    // f(row, column): warps take rows, threads neighbouring columns.
-    const auto each_element = [&](const auto& f) {
-        for (int row = warp; row < rows; row += warps) {
-            SGS_UNROLL
-            for (int column = lane; column < columns; column += 32) f(row, column);
-        }
-    };
-    const auto load_plane = [&](PlaneOperand k, const auto& put) {
-        const Operand& o = args.operands[k];
-        with_pointer(o.data, o.dtype, [&](auto p) {
-            p += offsets[k];
-            each_element([&](int row, int column) {
-                put(x[row * pitch + column], static_cast<C>(widen(p[row * o.step + column * o.chunk])));
-            });
-        });
-    };
     if (exists(kX))
-        load_plane(kX, [](C& to, C v) { to = v; });
+        load_plane(tile, x, args.operands[kX], offsets[kX], [](C& to, C v) { to = v; });
     else
-        each_element([&](int row, int column) { x[row * pitch + column] = C(1); });
-    if (exists(kFactor)) load_plane(kFactor, [](C& to, C c) { to = trusted(c, to); }); // (8)
+        each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
+    if (exists(kFactor)) {
+        __syncthreads();
+        load_plane(tile, x, args.operands[kFactor], offsets[kFactor], [](C& to, C c) { to = trusted(c, to); }); // (8)
+    }
     __syncthreads();
 
     // Along columns: F down, B up (4). The weights come straight from memory, neighbouring columns side by side.
@@ -179,17 +169,16 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     }
     __syncthreads();
 
-    each_element([&](int row, int column) {
+    each_element(tile, [&](int row, int column) {
         const auto at = [&](PlaneOperand k) {
             return offsets[k] + row * args.operands[k].step + column * args.operands[k].chunk;
         };
         const auto get = [&](PlaneOperand k) { return load<C>(args.operands[k].data, args.operands[k].dtype, at(k)); };
-        const auto put = [&](PlaneOperand k, C v) { store(args.operands[k].data, args.operands[k].dtype, at(k), v); };
         C v = support[row * pitch + column];
         if (args.times != C(0)) v = args.times * x[row * pitch + column] + v;
         if (exists(kSum)) v = get(kSum) + v;
         if (args.finish == Finish::reciprocal) {
-            if (exists(kSupport)) put(kSupport, v);
+            if (exists(kSupport)) store(args.operands[kSupport].data, args.operands[kSupport].dtype, at(kSupport), v);
             v = args.only_supported && !(v >= least_support<C>()) ? args.unsupported : C(1) / v;
         } else if (args.finish == Finish::divide) {
             const C divisor = get(kDivisor);
@@ -197,8 +186,10 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
         }
         if (args.residual && !exists(kFactor)) v += x[row * pitch + column];
         if (args.residual && exists(kFactor) && get(kFactor) != C(0)) v += get(kX);
-        put(kOut, v);
+        support[row * pitch + column] = v;
     });
+    __syncthreads();
+    store_plane(tile, support, args.operands[kOut], offsets[kOut]);
 }
 
 } // namespace plane_kernels
