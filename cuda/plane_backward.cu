@@ -469,10 +469,11 @@ PlaneBackwardPlan plan_planes_backward(const AnyView& domain, int axis_a, int ax
         const bool is_down = (axis == axis_a) == down_is_a(domain, axis_a, axis_b);
         blocks *= divide_up(domain.shape[axis], is_down ? sides.rows : sides.columns);
     }
-    // Enough threads to fill a chip, but few partial sums beside what is summed.
-    constexpr std::int64_t enough = 128 * 512, least_turns = 4;
-    const std::int64_t groups =
-        std::max<std::int64_t>(1, std::min(divide_up(enough, blocks * plan.threads), divide_up(summed, least_turns)));
+    // As many blocks as the device holds at a time, but few partial sums beside what is summed.
+    constexpr std::int64_t least_turns = 4;
+    const auto by_shared = static_cast<std::int64_t>(shared_memory_limit() / plan.shared);
+    const std::int64_t held = multiprocessors() * std::min<std::int64_t>(by_shared, kMostThreads<C> / plan.threads);
+    const std::int64_t groups = std::max<std::int64_t>(1, std::min(held / blocks, divide_up(summed, least_turns)));
     plan.groups = divide_up(summed, divide_up(summed, groups));
     return plan;
 }

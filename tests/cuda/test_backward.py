@@ -259,3 +259,24 @@ def test_cut_edges_stop_nan(device: Device) -> None:
             nan[0, :6] = True
             np.testing.assert_array_equal(np.isnan(x_bar), nan)
             np.testing.assert_array_equal(np.isnan(w_bar), nan[:, :-1])
+
+
+def test_cut_planes_stop_nan(device: Device) -> None:
+    """A NaN that comes back spreads along its own row and column as far as they are not cut, in planes and their tiles."""
+    for side in (9, 140):
+        shape = (1, side, side)
+        x, y_bar = np.ones(shape, F32), np.ones(shape, F32)
+        weights = [np.full(fewer(shape, a), 0.5, F32) for a in (1, 2)]
+        y_bar[0, 4, 5] = np.nan
+        weights[0][0, 6, 5] = weights[1][0, 4, 2] = 0
+        x_bar, w_bars = fresh(shape, F32), [fresh(w.shape, F32) for w in weights]
+        outs = (Out(x_bar), [Out(b) for b in w_bars], None)
+        device.call("semi_global_filter_backward", x, weights, y_bar, None, *outs, [1, 2], CROSS_SUM, False, None)
+        if checking():
+            nan = np.zeros(shape, bool)
+            nan[0, :7, 5] = nan[0, 4, 3:] = True
+            np.testing.assert_array_equal(np.isnan(x_bar), nan)
+            # An edge's derivative is made of what comes to it from both sides.
+            np.testing.assert_array_equal(np.isnan(w_bars[0][0, :, 5]), nan[0, :-1, 5])
+            np.testing.assert_array_equal(np.isnan(w_bars[1][0, 4]), nan[0, 4, 1:])
+            assert np.isnan(w_bars[0]).sum() == nan[0, :-1, 5].sum()
