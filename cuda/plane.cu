@@ -37,6 +37,7 @@ template <class C> struct PlaneArgs {
     C fill, unsupported, times;
     Finish finish;
     bool only_supported, residual;
+    bool keeps_values; // beside the tile, for the residual where confidence changes them
 };
 
 constexpr int kStrip = 32;      // columns of weights at a time
@@ -50,6 +51,7 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     const int pitch = args.tile_columns | 1;
     C* support = x + args.tile_rows * pitch;
     C* strip = support + args.tile_rows * pitch;
+    C* values = args.keeps_values ? strip + args.tile_rows * kStripPitch : nullptr;
 
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, lane = thread % 32, warps = threads / 32;
@@ -76,7 +78,10 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     __syncthreads();
 
     if (exists(kX))
-        load_plane(tile, x, args.operands[kX], offsets[kX], [](C& to, C v) { to = v; });
+        load_plane(tile, x, args.operands[kX], offsets[kX], [x, values](C& to, C v) {
+            to = v;
+            if (values != nullptr) values[&to - x] = v;
+        });
     else
         each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
     if (exists(kFactor)) {
@@ -185,7 +190,8 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
             v = args.only_supported && divisor < C(0) ? args.fill : v * divisor;
         }
         if (args.residual && !exists(kFactor)) v += x[row * pitch + column];
-        if (args.residual && exists(kFactor) && get(kFactor) != C(0)) v += get(kX);
+        if (args.residual && exists(kFactor) && get(kFactor) != C(0))
+            v += values != nullptr ? values[row * pitch + column] : get(kX);
         support[row * pitch + column] = v;
     });
     __syncthreads();
@@ -294,8 +300,11 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     // As many loads under way as a tile is worth, and a thread for each row.
     const int elements = args.tile_rows * args.tile_columns;
     const int threads = std::max(elements >= 4096 ? 512 : elements >= 1024 ? 256 : 64, (args.tile_rows + 31) / 32 * 32);
-    queue.launch(&plane_support<C>, args.planes.count * args.tiles_down * args.tiles_across, threads,
-                 tile_bytes<C>(args.tile_rows, args.tile_columns), args);
+    std::size_t shared = tile_bytes<C>(args.tile_rows, args.tile_columns);
+    const std::size_t more = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
+    args.keeps_values = args.residual && source.factor != nullptr && shared + more <= shared_memory_limit();
+    if (args.keeps_values) shared += more;
+    queue.launch(&plane_support<C>, args.planes.count * args.tiles_down * args.tiles_across, threads, shared, args);
     queue.release(mark);
 }
 

@@ -49,6 +49,7 @@ template <class C> struct PlaneBackwardArgs {
     int tile_rows, tile_columns;
     C times;
     bool residual;
+    bool keeps_x, keeps_y; // beside the tile, what is asked for again at the end where there is confidence
 };
 
 template <class C> constexpr int kMostThreads = sizeof(C) == 4 ? 384 : 256;
@@ -134,6 +135,9 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     C* strip = kept_z + kept; // weights of rows; before that products on the way to their owners
     C* support_sums = strip + strip_size(args.tile_rows, pitch);
     C* confidence_sums = support_sums + (args.support_sums != nullptr ? area : 0);
+    C* kept_end = confidence_sums + (args.confidence_sums != nullptr ? area : 0);
+    C* all_x = args.keeps_x ? kept_end : nullptr;
+    C* all_y = args.keeps_y ? kept_end + (args.keeps_x ? area : 0) : nullptr;
 
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, lane = thread % 32, warps = threads / 32;
@@ -185,11 +189,14 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
         __syncthreads();
 
         if (exists(kX))
-            load_plane(tile, x, args.operands[kX], offsets[kX], [](C& to, C v) { to = v; });
+            load_plane(tile, x, args.operands[kX], offsets[kX], [x, all_x](C& to, C v) {
+                to = v;
+                if (all_x != nullptr) all_x[&to - x] = v;
+            });
         else
             each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
         const bool adds_source = args.residual && !exists(kConfidence);
-        C* begun = adds_source ? support : nullptr; // y_bar waits there for the rest of x_bar
+        C* begun = adds_source ? support : all_y; // y_bar waits there for the rest of x_bar
         load_plane(tile, z, args.operands[kZ], offsets[kZ], [z, begun](C& to, C v) {
             to = v;
             if (begun != nullptr) begun[&to - z] = v;
@@ -356,9 +363,10 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
             each_element(tile, [&](int row, int column) {
                 const int at = row * pitch + column;
                 const C trust = get(kConfidence, row, column), sum = z[at];
-                if (sums_confidence && trust != C(0)) confidence_sums[at] += get(kX, row, column) * sum;
+                if (sums_confidence && trust != C(0))
+                    confidence_sums[at] += (all_x != nullptr ? all_x[at] : get(kX, row, column)) * sum;
                 z[at] = trusted(trust, sum);
-                if (args.residual && trust != C(0)) z[at] += get(kZ, row, column);
+                if (args.residual && trust != C(0)) z[at] += all_y != nullptr ? all_y[at] : get(kZ, row, column);
             });
             __syncthreads();
         }
@@ -545,8 +553,17 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
         o[k].step = steps[k];
         o[k].chunk = next[k];
     }
+    std::size_t shared = plan.shared;
+    const std::size_t area = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
+    const auto takes = [&](bool wanted) {
+        const bool fits = wanted && shared + area <= shared_memory_limit();
+        if (fits) shared += area;
+        return fits;
+    };
+    args.keeps_x = takes(outputs.confidences != nullptr);
+    args.keeps_y = takes(outputs.residual && outputs.confidence != nullptr);
     queue.launch(&plane_backward<C>, args.planes.count * args.tiles_down * args.tiles_across * plan.groups,
-                 plan.threads, plan.shared, args);
+                 plan.threads, shared, args);
     queue.release(mark);
 }
 

@@ -55,11 +55,18 @@ template <int count, class C> __device__ inline void rotate(C (&v)[count], int t
     }
 }
 
-/// Threads that put neighbouring packs into shared memory start at different elements of these, so that they meet no
-/// bank twice.
-template <class C, int count> __device__ inline int turn_of_thread() {
-    constexpr int banks = sizeof(C) == 8 ? 16 : 32;
-    return static_cast<int>(threadIdx.x) % 32 / (banks / count) % count;
+/// Threads that share a row, a power of two.
+template <class T> __device__ inline int row_team(const Tile& tile) {
+    return tile.columns > 16 * Pack<T>::kCount ? 32 : 16;
+}
+
+/// Threads of a warp start at different elements of their packs in shared memory, so that they meet no bank twice; of
+/// two rows, the second takes the banks that the first leaves.
+template <class C, class T> __device__ inline int turn_of_thread(const Tile& tile) {
+    constexpr int count = Pack<T>::kCount, banks = sizeof(C) == 8 ? 16 : 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32, team = row_team<T>(tile);
+    const int turn = lane % team / (banks / count) + lane / team * (count / 2 + count - tile.pitch % count);
+    return turn % count;
 }
 
 /// wide(row, column) for every whole pack of 16 aligned bytes that starts there, single(row, column) for the other
@@ -69,7 +76,7 @@ each_pack(const Tile& tile, const T* p, std::int64_t step, std::int64_t chunk, c
     constexpr int count = Pack<T>::kCount;
     if (chunk != 1 || tile.columns < 2 * count) return each_element(tile, single);
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const int width = tile.columns > 16 * count ? 32 : 16;
+    const int width = row_team<T>(tile);
     for (int row = thread / width; row < tile.rows; row += threads / width) {
         const auto beyond =
             static_cast<int>(reinterpret_cast<std::uintptr_t>(p + row * step) % 16 / sizeof(T)); // a 16-byte border
@@ -95,7 +102,7 @@ __device__ inline void load_plane(const Tile& tile, C* shared, const Operand& o,
             tile, p, o.step, o.chunk,
             [&](int row, int column) {
                 const Pack<T> pack = load_pack(p + row * o.step + column);
-                const int turn = turn_of_thread<C, count>();
+                const int turn = turn_of_thread<C, T>(tile);
                 C v[count];
                 SGS_UNROLL_ALL
                 for (int j = 0; j < count; ++j) v[j] = static_cast<C>(widen(pack.v[j]));
@@ -120,7 +127,7 @@ __device__ inline void store_plane(const Tile& tile, const C* shared, const Oper
         each_pack(
             tile, p, o.step, o.chunk,
             [&](int row, int column) {
-                const int turn = turn_of_thread<C, count>();
+                const int turn = turn_of_thread<C, T>(tile);
                 const C* from = shared + row * tile.pitch + column;
                 C v[count];
                 SGS_UNROLL_ALL

@@ -110,7 +110,7 @@ SUBSETS = {
     "weights.cu": "edge_weights or equal_neighbours or many_edges",
     "plane.cu": "test_semi_global_filter and (float32 or float64)",
     "plane_tile.cuh": "test_semi_global_filter and float16",
-    "plane_backward.cu": "test_planes or cut_planes",
+    "plane_backward.cu": "(test_planes and float32 and not none) or cut_planes",
 }
 
 
