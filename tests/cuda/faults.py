@@ -65,7 +65,7 @@ PLANTED = [
     Fault("pull_nodes", "the first edge skipped", "weights.cu", "has_before = i > 0", "has_before = i > 1"),
     Fault("pull_nodes", "index one too far", "weights.cu", "has_after = i < args.nodes - 1", "has_after = i < args.nodes"),
     Fault("plane_tile", "a pack one too far", "plane_tile.cuh", "packs = (tile.columns - head) / count;", "packs = (tile.columns - head) / count + 1;"),
-    Fault("plane_tile", "packs not at a 16-byte border", "plane_tile.cuh", "head = beyond == 0 ? 0 : count - beyond", "head = 0"),
+    Fault("plane_tile", "packs not at a 16-byte border", "plane_tile.cuh", "head = beyond == 0 ? 0 : count - beyond", "head = beyond == 0 ? 0 : 0"),
     Fault("plane_tile", "the element behind the last pack skipped", "plane_tile.cuh", "unit < units; unit += width", "unit < units - 1; unit += width"),
     Fault("plane_tile", "elements of a loaded pack in the wrong order", "plane_tile.cuh", "rotate(v, turn);", ""),
     Fault("plane_tile", "elements of a stored pack in the wrong order", "plane_tile.cuh", "rotate(v, (count - turn) % count);", ""),
