@@ -1,10 +1,11 @@
-// Derivatives of the semi-global filter (7), (8), (11), axis by axis. With z = y_bar / S, the line filters being their
-// own adjoints:
+// Derivatives of the semi-global filter (7), (8), (11): two axes together where that can be, else axis by axis. With z
+// = y_bar / S, the line filters being their own adjoints:
 //   x_bar = c (z + sum_a N_a(z)) [+ y_bar],   S_bar = support_bar - sum_channels z num / S,
 //   c_bar = sum_channels x (z + sum_a N_a(z)) + S_bar + sum_a N_a(S_bar),
 // and each weight's derivative has a part from (c x, z) and one from (c, S_bar).
 #include "filter.cuh"
 #include "lines_backward.cuh"
+#include "plane_backward.cuh"
 #include "sum.cuh"
 
 namespace sgs::cuda {
@@ -24,6 +25,12 @@ template <class C> class Backward {
         const AnyView* reciprocal = cross ? &reciprocals_[0] : nullptr;
         bool any_weight = false;
         for (const AnyView& w : weights_bar) any_weight = any_weight || wanted(w);
+
+        if (!line && block_.axes.size() == 2 && (any_weight || confidence_bar != nullptr) &&
+            takes_planes_backward<C>(block_.x, block_.axes[0], block_.axes[1], kept_sums(cross, confidence_bar))) {
+            by_planes(reciprocal, support_bar, x_bar, weights_bar, confidence_bar);
+            return;
+        }
 
         AnyView support_sum;
         if (cross && (any_weight || confidence_bar != nullptr)) {
@@ -95,6 +102,75 @@ template <class C> class Backward {
     static bool wanted(const AnyView& v) { return v.ndim >= 0 && v.size() > 0; }
 
     AnyView scratch(const AnyView& like) { return dense_like(like, queue_.take<C>(like.size()), dtype_of<C>::value); }
+
+    static int kept_sums(bool divides, const AnyView* confidence_bar) {
+        return (divides ? 1 : 0) + (confidence_bar != nullptr ? 1 : 0);
+    }
+
+    // Both axes at once: x and y_bar are read once and x_bar is written once where a plane fits into shared memory.
+    void by_planes(const AnyView* reciprocal, const AnyView* support_bar, const AnyView* x_bar,
+                   std::span<const AnyView> weights_bar, const AnyView* confidence_bar) {
+        const AnyView& kept = block_.support_shape;
+        const bool divides = reciprocal != nullptr;
+        const int a = block_.axes[0], b = block_.axes[1];
+        const PlaneBackwardPlan plan =
+            plan_planes_backward<C>(block_.x, a, b, kept, kept_sums(divides, confidence_bar));
+        const std::int64_t parts = plan.groups + (divides ? 1 : 0);
+        PlaneBackwardOutputs<C> outputs;
+        AnyView edges[2];
+        for (int k = 0; k < 2; ++k) {
+            edges[k] = dense_like(edges_of(kept, block_.axes[k]), nullptr, dtype_of<C>::value);
+            if (!weights_bar.empty() && wanted(weights_bar[k]))
+                outputs.weights[k] = queue_.take<C>(parts * edges[k].size());
+        }
+        outputs.x_bar = x_bar;
+        outputs.confidence = block_.confidence;
+        outputs.times = filter_.normalization == Normalization::none ? 2 : 1;
+        outputs.residual = filter_.residual;
+        if (divides) outputs.supports = queue_.take<C>(plan.groups * kept.size());
+        if (confidence_bar != nullptr) outputs.confidences = queue_.take<C>(plan.groups * kept.size());
+        run_planes_backward<C>(queue_, block_.x, a, b, kept, source_, Source{&y_bar_, reciprocal}, block_.weights[0],
+                               block_.weights[1], plan, outputs);
+
+        AnyView support_sums; // S_bar + sum_a N_a(S_bar)
+        if (divides) {
+            const AnyView support_sum = scratch(kept);
+            sum_support_groups<C>(queue_, support_sum, outputs.supports, plan.groups, *reciprocal, support_bar,
+                                  support_sum);
+            PlaneBackwardOutputs<C> of_support;
+            if (confidence_bar != nullptr) {
+                support_sums = scratch(kept);
+                of_support.x_bar = &support_sums;
+            }
+            for (int k = 0; k < 2; ++k)
+                if (outputs.weights[k] != nullptr)
+                    of_support.weights[k] = outputs.weights[k] + plan.groups * edges[k].size();
+            const PlaneBackwardPlan support_plan = plan_planes_backward<C>(kept, a, b, kept, 0);
+            run_planes_backward<C>(queue_, kept, a, b, kept, Source{nullptr, block_.confidence},
+                                   Source{&support_sum, nullptr}, block_.weights[0], block_.weights[1], support_plan,
+                                   of_support);
+        }
+        for (int k = 0; k < 2; ++k)
+            if (!weights_bar.empty() && wanted(weights_bar[k]))
+                sum_parts_to(edges[k], outputs.weights[k], parts, weights_bar[k]);
+        if (confidence_bar != nullptr) {
+            const AnyView full = scratch(kept);
+            sum_confidence_groups<C>(queue_, full, outputs.confidences, plan.groups, *block_.confidence, support_sums,
+                                     full);
+            sum_to<C>(queue_, full, *confidence_bar);
+        }
+    }
+
+    // out may broadcast along more than the parts are summed over already.
+    void sum_parts_to(const AnyView& layout, C* in, std::int64_t parts, const AnyView& out) {
+        if (out.size() == layout.size()) {
+            sum_groups<C>(queue_, layout, in, parts, out);
+            return;
+        }
+        const AnyView whole = scratch(layout);
+        sum_groups<C>(queue_, layout, in, parts, whole);
+        sum_to<C>(queue_, whole, out);
+    }
 
     // "line": S_a = T_a(1), so its derivative is - sum_channels (y_bar / S_a) T_a(x) / S_a.
     AnyView line_support_bar(std::size_t k) {

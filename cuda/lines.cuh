@@ -62,6 +62,8 @@ AnyView dense_like(const AnyView& like, void* memory, DType dtype);
 
 /// The most shared memory that a block may have on the current device, in bytes.
 std::size_t shared_memory_limit();
+/// How many multiprocessors the current device has.
+int multiprocessors();
 
 /// Chunk length for a tile of `arrays` arrays: the whole line where that takes no more than `whole` bytes, else what
 /// lets several blocks share a multiprocessor.

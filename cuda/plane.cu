@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "plane_tile.cuh"
+
 namespace sgs::cuda {
 
 // Named, so that a kernel has the same name in every compilation.
@@ -35,6 +37,7 @@ template <class C> struct PlaneArgs {
     C fill, unsupported, times;
     Finish finish;
     bool only_supported, residual;
+    bool keeps_values; // beside the tile, for the residual where confidence changes them
 };
 
 constexpr int kStrip = 32;      // columns of weights at a time
@@ -48,6 +51,7 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     const int pitch = args.tile_columns | 1;
     C* support = x + args.tile_rows * pitch;
     C* strip = support + args.tile_rows * pitch;
+    C* values = args.keeps_values ? strip + args.tile_rows * kStripPitch : nullptr;
 
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, lane = thread % 32, warps = threads / 32;
@@ -57,6 +61,7 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     const int rows = static_cast<int>(args.rows - row0 < args.tile_rows ? args.rows - row0 : args.tile_rows);
     const int columns =
         static_cast<int>(args.columns - column0 < args.tile_columns ? args.columns - column0 : args.tile_columns);
+    const Tile tile{rows, columns, pitch};
     const auto exists = [&](PlaneOperand k) { return args.operands[k].data != nullptr; };
 
     if (thread < kPlaneOperands) {
@@ -72,27 +77,17 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     }
     __syncthreads();
 
-    // f(row, column): warps take rows, threads neighbouring columns.
-    const auto each_element = [&](const auto& f) {
-        for (int row = warp; row < rows; row += warps) {
-            SGS_UNROLL
-            for (int column = lane; column < columns; column += 32) f(row, column);
-        }
-    };
-    const auto load_plane = [&](PlaneOperand k, const auto& put) {
-        const Operand& o = args.operands[k];
-        with_pointer(o.data, o.dtype, [&](auto p) {
-            p += offsets[k];
-            each_element([&](int row, int column) {
-                put(x[row * pitch + column], static_cast<C>(widen(p[row * o.step + column * o.chunk])));
-            });
-        });
-    };
     if (exists(kX))
-        load_plane(kX, [](C& to, C v) { to = v; });
+        load_plane(tile, x, args.operands[kX], offsets[kX], [x, values](C& to, C v) {
+            to = v;
+            if (values != nullptr) values[&to - x] = v;
+        });
     else
-        each_element([&](int row, int column) { x[row * pitch + column] = C(1); });
-    if (exists(kFactor)) load_plane(kFactor, [](C& to, C c) { to = trusted(c, to); }); // (8)
+        each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
+    if (exists(kFactor)) {
+        __syncthreads();
+        load_plane(tile, x, args.operands[kFactor], offsets[kFactor], [](C& to, C c) { to = trusted(c, to); }); // (8)
+    }
     __syncthreads();
 
     // Along columns: F down, B up (4). The weights come straight from memory, neighbouring columns side by side.
@@ -179,26 +174,28 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
     }
     __syncthreads();
 
-    each_element([&](int row, int column) {
+    each_element(tile, [&](int row, int column) {
         const auto at = [&](PlaneOperand k) {
             return offsets[k] + row * args.operands[k].step + column * args.operands[k].chunk;
         };
         const auto get = [&](PlaneOperand k) { return load<C>(args.operands[k].data, args.operands[k].dtype, at(k)); };
-        const auto put = [&](PlaneOperand k, C v) { store(args.operands[k].data, args.operands[k].dtype, at(k), v); };
         C v = support[row * pitch + column];
         if (args.times != C(0)) v = args.times * x[row * pitch + column] + v;
         if (exists(kSum)) v = get(kSum) + v;
         if (args.finish == Finish::reciprocal) {
-            if (exists(kSupport)) put(kSupport, v);
+            if (exists(kSupport)) store(args.operands[kSupport].data, args.operands[kSupport].dtype, at(kSupport), v);
             v = args.only_supported && !(v >= least_support<C>()) ? args.unsupported : C(1) / v;
         } else if (args.finish == Finish::divide) {
             const C divisor = get(kDivisor);
             v = args.only_supported && divisor < C(0) ? args.fill : v * divisor;
         }
         if (args.residual && !exists(kFactor)) v += x[row * pitch + column];
-        if (args.residual && exists(kFactor) && get(kFactor) != C(0)) v += get(kX);
-        put(kOut, v);
+        if (args.residual && exists(kFactor) && get(kFactor) != C(0))
+            v += values != nullptr ? values[row * pitch + column] : get(kX);
+        support[row * pitch + column] = v;
     });
+    __syncthreads();
+    store_plane(tile, support, args.operands[kOut], offsets[kOut]);
 }
 
 } // namespace plane_kernels
@@ -303,8 +300,11 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     // As many loads under way as a tile is worth, and a thread for each row.
     const int elements = args.tile_rows * args.tile_columns;
     const int threads = std::max(elements >= 4096 ? 512 : elements >= 1024 ? 256 : 64, (args.tile_rows + 31) / 32 * 32);
-    queue.launch(&plane_support<C>, args.planes.count * args.tiles_down * args.tiles_across, threads,
-                 tile_bytes<C>(args.tile_rows, args.tile_columns), args);
+    std::size_t shared = tile_bytes<C>(args.tile_rows, args.tile_columns);
+    const std::size_t more = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
+    args.keeps_values = args.residual && source.factor != nullptr && shared + more <= shared_memory_limit();
+    if (args.keeps_values) shared += more;
+    queue.launch(&plane_support<C>, args.planes.count * args.tiles_down * args.tiles_across, threads, shared, args);
     queue.release(mark);
 }
 

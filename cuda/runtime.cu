@@ -40,8 +40,16 @@ std::size_t shared_memory_limit() {
     return static_cast<std::size_t>(bytes);
 }
 
+int multiprocessors() {
+    int device = 0, count = 1;
+    if (cudaGetDevice(&device) == cudaSuccess)
+        (void)cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+}
+
 #else
 
+int multiprocessors() { return 8; }
 std::size_t shared_memory_limit() { return emulation::shared_limit(); }
 
 bool cuda_available() { return true; }

@@ -35,8 +35,8 @@ template <class C> __global__ void __launch_bounds__(kThreads) sum_elements(cons
         const C a = get(kA, s);
         switch (args.term) {
         case Term::plain: sum += a; break;
-        case Term::support: sum += trusted(factor, a) * get(kB, s); break;
-        case Term::confidence: sum += a * get(kB, s); break;
+        case Term::support: sum += present(kB) ? trusted(factor, a) * get(kB, s) : a; break;
+        case Term::confidence: sum += present(kB) ? a * get(kB, s) : a; break;
         case Term::x_bar: sum = factor * a; break;
         }
     }
@@ -90,19 +90,41 @@ template <class C> void sum_to(Queue& queue, const AnyView& in, const AnyView& o
     sum_over(queue, in, out, in, args);
 }
 
-template <class C>
-void sum_groups(Queue& queue, const AnyView& layout, C* in, std::int64_t groups, const AnyView& out) {
+namespace {
+
+template <class C> void sum_parts(Queue& queue, const AnyView& layout, C* in, std::int64_t groups, Term term,
+                                  const AnyView* factor, const AnyView* extra, const AnyView& out) {
     SumArgs<C> args{};
-    args.term = Term::plain;
+    args.term = term;
     args.operands[kOut] = operand(out, layout, -1);
     args.operands[kA] = operand(layout, layout, -1);
     args.operands[kA].data = in;
     args.operands[kA].dtype = dtype_of<C>::value;
+    args.operands[kFactor] = operand(factor, layout, -1);
+    args.operands[kExtra] = operand(extra, layout, -1);
     args.lines = arrange(layout, -1, 1, layout, args.operands);
     args.lines.summed = args.lines.shape[args.lines.ndim] = groups;
     args.lines.summed_ndim = 1;
     args.operands[kA].strides[args.lines.ndim] = layout.size();
     launch(queue, args);
+}
+
+} // namespace
+
+template <class C>
+void sum_groups(Queue& queue, const AnyView& layout, C* in, std::int64_t groups, const AnyView& out) {
+    sum_parts(queue, layout, in, groups, Term::plain, nullptr, nullptr, out);
+}
+
+template <class C> void sum_support_groups(Queue& queue, const AnyView& layout, C* in, std::int64_t groups,
+                                           const AnyView& reciprocal, const AnyView* support_bar, const AnyView& out) {
+    sum_parts(queue, layout, in, groups, Term::support, &reciprocal, support_bar, out);
+}
+
+template <class C> void sum_confidence_groups(Queue& queue, const AnyView& layout, C* in, std::int64_t groups,
+                                              const AnyView& confidence, const AnyView& from_support,
+                                              const AnyView& out) {
+    sum_parts(queue, layout, in, groups, Term::confidence, &confidence, &from_support, out);
 }
 
 template <class C> void sum_support_bar(Queue& queue, const AnyView& y_bar, const AnyView& num,
@@ -144,6 +166,10 @@ template <class C> void finish_x_bar(Queue& queue, const AnyView& trusted_bar, c
 #define SGS_INSTANTIATE(C)                                                                                             \
     template void sum_to<C>(Queue&, const AnyView&, const AnyView&);                                                   \
     template void sum_groups<C>(Queue&, const AnyView&, C*, std::int64_t, const AnyView&);                             \
+    template void sum_support_groups<C>(Queue&, const AnyView&, C*, std::int64_t, const AnyView&, const AnyView*,      \
+                                        const AnyView&);                                                               \
+    template void sum_confidence_groups<C>(Queue&, const AnyView&, C*, std::int64_t, const AnyView&, const AnyView&,   \
+                                           const AnyView&);                                                            \
     template void sum_support_bar<C>(Queue&, const AnyView&, const AnyView&, const AnyView&, const AnyView*,           \
                                      const AnyView&);                                                                  \
     template void sum_confidence_bar<C>(Queue&, const AnyView&, const AnyView&, const AnyView&, const AnyView&,        \

@@ -16,9 +16,18 @@ template <class C> void sum_groups(Queue& queue, const AnyView& layout, C* in, s
 template <class C> void sum_support_bar(Queue& queue, const AnyView& y_bar, const AnyView& num,
                                         const AnyView& reciprocal, const AnyView* support_bar, const AnyView& out);
 
+/// The same where in[g] are parts of sum (r y_bar) num, laid out as for sum_groups.
+template <class C> void sum_support_groups(Queue& queue, const AnyView& layout, C* in, std::int64_t groups,
+                                           const AnyView& reciprocal, const AnyView* support_bar, const AnyView& out);
+
 /// (8), (11): out = from_support + sum of x trusted_bar, and 0 where confidence is 0.
 template <class C> void sum_confidence_bar(Queue& queue, const AnyView& x, const AnyView& trusted_bar,
                                            const AnyView& confidence, const AnyView& from_support, const AnyView& out);
+
+/// The same where in[g] are parts of the sum.
+template <class C> void sum_confidence_groups(Queue& queue, const AnyView& layout, C* in, std::int64_t groups,
+                                              const AnyView& confidence, const AnyView& from_support,
+                                              const AnyView& out);
 
 /// (8), (11): x_bar = c trusted_bar, plus residual_y_bar (may be null) where c is not 0.
 template <class C> void finish_x_bar(Queue& queue, const AnyView& trusted_bar, const AnyView& confidence,

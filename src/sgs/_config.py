@@ -172,7 +172,7 @@ def show_config() -> None:
         **_core.build_info(),
         "instruction set": f"{get_isa()} (of {', '.join(_core.available_isas())})",
         "threads": str(get_num_threads()),
-        "CUDA usable": "yes" if _core.cuda_available() else "no",
+        "CUDA usable": "yes" if _core.cuda_available() else f"no: {_core.cuda.reason()}",
     }
     width = max(map(len, rows))
     for name, value in rows.items():

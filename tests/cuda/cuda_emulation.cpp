@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -228,6 +229,12 @@ void run_grid(std::int64_t blocks, int threads, std::size_t shared, const std::f
 }
 
 #endif
+
+void copy_16_bytes(void* to, const void* from, const void* aligned) {
+    if (reinterpret_cast<std::uintptr_t>(aligned) % 16 != 0)
+        throw std::runtime_error("emulation: an access of 16 bytes is not at a 16-byte border");
+    std::memcpy(to, from, 16);
+}
 
 // What the device's own conversions do: exact, and to nearest with ties to even.
 float half_to_float(std::uint16_t bits) {

@@ -57,6 +57,9 @@ void set_shared_limit(std::size_t bytes);
 std::size_t shared_limit();
 int launches();
 
+/// One access of 16 bytes; std::runtime_error where `aligned`, the end of it in memory, is not at a 16-byte border.
+void copy_16_bytes(void* to, const void* from, const void* aligned);
+
 float half_to_float(std::uint16_t bits);
 std::uint16_t float_to_half(float value);
 

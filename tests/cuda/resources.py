@@ -27,13 +27,15 @@ LIMITS = {
     120: (48, 100, 99),
 }
 REGISTERS = 65536
-# Threads of a block, and its dynamic shared memory in bytes for float32 and float64, for long lines and tiles of large planes.
+# Threads of a block, and its dynamic shared memory in bytes for float32 and float64, for long lines and tiles of large
+# planes (those that a T4 takes).
 LAUNCHES = {
     "line_carries": (128, (18_180, 18_312)),
     "combine_carries": (128, (1_536, 2_560)),
     "line_support": (128, (28_164, 28_296)),
     "line_backward": (128, (28_676, 28_808)),
     "plane_support": (512, (41_808, 43_404)),
+    "plane_backward": (128, (57_680, 63_792)),
     "sum_elements": (128, (512, 1_024)),
     "weigh_edges": (128, (0, 0)),
     "pull_edges": (128, (2_048, 2_048)),

@@ -235,6 +235,27 @@ def test_many_blocks(opened: Device) -> None:
     np.testing.assert_array_equal(y, [[1, 2]] * count)
 
 
+def test_line_of_a_million(opened: Device) -> None:
+    """The longest line that is promised; planes that large, and derivatives, are in large.py."""
+    if not checking():
+        pytest.skip("seconds, and minutes under a sanitizer")
+    n = 10**6
+    rng = np.random.default_rng(n)
+    x, w, y = values(rng, (n,), F32), edges(rng, (n - 1,)), fresh((n,), F32)
+    opened.call("line_filter", x, w, Out(y), 0, None, None)
+
+    def from_before(v: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        f, out = 0.0, [0.0]
+        for value, weight in zip(v[:-1].tolist(), weights.tolist(), strict=True):
+            f = weight * (value + f)
+            out.append(f)
+        return np.array(out)
+
+    wide = x.astype(np.float64)
+    expected, most = (v + from_before(v, w) + from_before(v[::-1], w[::-1])[::-1] for v in (wide, np.abs(wide)))
+    close(y, expected, most, 1000, F32)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("metric", range(3), ids=METRICS)
 @pytest.mark.parametrize(("shape", "axis", "heads"), [((4, 5, 7), 1, 2), ((3, 2, 33), 2, 1), ((6, 1, 4), 1, 3)])
