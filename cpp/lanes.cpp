@@ -14,6 +14,7 @@ constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for wh
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
 constexpr std::int64_t kFewestPlanes = 12;   // worth filtering side by side
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy, unless planes are small
+constexpr std::int64_t kWidest = 2048;       // columns of few planes that are filtered side by side
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
 constexpr std::int64_t kPositionsAhead = 24; // that are fetched where channels lie together
 
