@@ -14,7 +14,7 @@ constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for wh
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
 constexpr std::int64_t kFewestPlanes = 12;   // worth filtering side by side
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy by themselves
-constexpr std::int64_t kWidest = 2048;       // columns of few planes that are filtered side by side
+constexpr std::int64_t kWidest = 2048;       // columns where parts are few; where they are many, twice as many
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
 constexpr std::int64_t kPositionsAhead = 24; // that are fetched where channels lie together
 
@@ -269,10 +269,10 @@ template <class C> class Lanes {
 } // namespace
 
 template <class C> bool side_by_side(const PlaneSet<C>& p) {
-    // What flows between the bands of few parts is kept for all bands at once: of wide rows that is much.
+    // Bands of 16 planes, and what flows between those of few parts, take much memory where rows are wide.
     const std::int64_t parts = p.planes / p.group_size * ((p.group_size + kChannels - 1) / kChannels);
     const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
-    const bool affordable = channels_together || parts >= kFewestTasks || p.width <= kWidest;
+    const bool affordable = channels_together || p.width <= (parts >= kFewestTasks ? 2 * kWidest : kWidest);
     return p.group_size >= kFewestPlanes && affordable;
 }
 

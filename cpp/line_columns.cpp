@@ -65,7 +65,11 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
     const std::int64_t n = job.x.shape[job.axis];
     if (n < 2) return false;
     const bool reverse = job.kind == LineJob::Kind::reverse_scan;
-    if (reverse) { // the scan of the flipped lines
+    // The filter writes rows in the order of memory: it is that of the flipped lines where y runs the other way.
+    const bool mirrored = job.kind == LineJob::Kind::filter && job.y.strides[job.axis] < 0;
+    if (mirrored && job.linked) return false;
+    if (mirrored) std::swap(job.left, job.right);
+    if (reverse || mirrored) { // the scan of the flipped lines
         job.x = flip(job.x, job.axis);
         job.w = flip(job.w, job.axis);
         job.y = flip(job.y, job.axis);

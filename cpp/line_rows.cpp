@@ -42,9 +42,14 @@ struct RowPlan {
             return;
         }
         const std::int64_t run = own_first ? x.shape[own.dims[0]] : 1;
+        // Long lines are taken in parts, whose weights are laid out for the lines of one bundle.
+        if (run < kRows && x.shape[job.axis] > kPartSteps) {
+            lines = all;
+            return;
+        }
         if (own_first) lines.add(x, own.dims[0]);
         for (int k = own_first ? 1 : 0; k < own.count; ++k) units.add(x, own.dims[k]);
-        if (run >= kRows || x.shape[job.axis] > kPartSteps) {
+        if (run >= kRows) {
             repeats = shared;
         } else {
             for (int k = 0; k < shared.count; ++k) lines.add(x, shared.dims[k]);
@@ -104,7 +109,6 @@ template <class C> class RowWalk {
         if (bundle != bundle_) enter_bundle(bundle);
         x_shift_ = plan_.repeats.offset(job_.x, job_.x, repeat);
         y_shift_ = plan_.repeats.offset(job_.x, job_.y, repeat);
-        p_.readable_beyond = readable_ + x_shift_ <= extent_;
         const auto flow_in = [&](C* carry, const AnyView* v) {
             std::fill_n(carry, kRows, C(0));
             if (v == nullptr) return;
@@ -209,6 +213,7 @@ template <class C> class RowWalk {
     void take(std::int64_t k) {
         const std::int64_t first = k * part_;
         p_.x = job_.x.at(first + x_shift_);
+        p_.readable_beyond = readable_ + x_shift_ + first <= extent_;
         p_.steps = std::min(part_, n_ - first);
         const std::int64_t link = (unit_ * (plan_.lines.product + kRows) + bundle_) * parts_ + k;
         if (plan_.period == 0 && s_.linked_to != link) {

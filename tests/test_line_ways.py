@@ -1,10 +1,11 @@
 """How `line_filter`, `scan` and filters over one axis go through memory: along it, across it, in parts, ragged or not."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from helpers import BFLOAT16, FLOATS, assert_within, random_values, random_weights
+from helpers import BFLOAT16, FLOATS, assert_within, random_values, random_weights, run_python
 
 import sgs
 
@@ -147,3 +148,54 @@ def test_filters_over_one_axis(
         in_place = x.copy()
         sgs.semi_global_filter(in_place, guide, 0.3, out=in_place, num_threads=threads, **options)
         np.testing.assert_array_equal(in_place, y)
+
+
+@pytest.mark.parametrize("shape", [(5, 32), (40, 64), (3, 7, 48), (1100, 33)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_out_that_runs_backwards(shape: tuple[int, ...], axis: int) -> None:
+    """Along the filtered axis or another, also in place, with something that flows in at both ends."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal(shape)
+    edges = list(shape)
+    edges[axis] -= 1
+    w = rng.random(edges)
+    ends = tuple(rng.standard_normal([n for d, n in enumerate(shape) if d != axis]) for _ in range(2))
+    expected = sgs.reference.line_filter(x, w, axis, initial=ends)
+    for flipped in range(len(shape)):
+        back = (slice(None),) * flipped + (slice(None, None, -1),)
+        out = np.empty(shape)[back]
+        np.testing.assert_allclose(sgs.line_filter(x, w, axis, initial=ends, out=out), expected, rtol=1e-12, atol=1e-12)
+        in_place = x[back].copy()[back]
+        sgs.line_filter(in_place, w, axis, initial=ends, out=in_place)
+        np.testing.assert_allclose(in_place, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page of memory")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("length", [17, 97, 1024, 1028, 1031, 1039, 2055])
+def test_nothing_is_read_beyond_x(length: int, dtype: str) -> None:
+    """Lines that end where memory may not be read."""
+    code = f"""
+import ctypes, mmap
+import numpy as np
+import sgs
+
+libc = ctypes.CDLL(None)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+shape, dtype = (64, {length}), np.dtype("{dtype}")
+size = shape[0] * shape[1] * dtype.itemsize
+pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+memory = np.frombuffer(mmap.mmap(-1, pages + mmap.PAGESIZE), np.uint8)
+libc.mprotect(memory.ctypes.data + pages, mmap.PAGESIZE, 0)
+x = memory[pages - size : pages].view(dtype).reshape(shape)
+x[...] = 1
+w = np.full((64, {length} - 1), 0.5, np.float32)
+for isa in sgs._core.available_isas():
+    sgs.set_isa(isa)
+    for reverse in (False, True):
+        sgs.scan(x, w, reverse=reverse)
+    for one in (w, w[:1]):
+        sgs.line_filter(x, one)
+    sgs.semi_global_filter(x, channel_axis=None, axes=-1)
+"""
+    run_python(code)
