@@ -104,3 +104,13 @@ def test_integer_and_bool_weights() -> None:
 
 def test_lists_are_arrays() -> None:
     np.testing.assert_allclose(sgs.line_filter([1.0, 2.0, 4.0], [0.5, 0.25]), [2.5, 3.5, 4.625])
+
+
+@pytest.mark.parametrize("n", [127, 128, 129, 257])
+def test_lines_that_lie_apart(n: int, isa: str) -> None:
+    """Neither the lines nor their elements are neighbours in memory: they are copied, in chunks of 128."""
+    rng = np.random.default_rng(n)
+    x, w = np.empty((6, 2 * n))[::2, ::2], rng.random((3, n - 1))
+    x[...] = rng.standard_normal(x.shape)
+    y = sgs.line_filter(x, w, out=np.empty((6, 2 * n))[::2, ::2])
+    np.testing.assert_allclose(y, sgs.reference.line_filter(x, w), rtol=1e-12, atol=1e-12)
