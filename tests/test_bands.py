@@ -220,3 +220,16 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
         in_place = laid_out(np.array(x), layout)
         assert sgs.semi_global_filter(in_place, given, 2.0, blocks=2, out=in_place) is in_place
         np.testing.assert_array_equal(in_place, y)
+
+
+@pytest.mark.parametrize("channels", (1, 8, 9, 11, 12))
+@pytest.mark.parametrize("size", ((20, 33), (150, 200)))
+def test_missing_values_of_planes_that_guide_themselves(channels: int, size: tuple[int, int]) -> None:
+    """(8): an edge to a position of confidence 0 has no distance, whatever way the planes are filtered."""
+    rng = seeded((channels, size))
+    x = rng.standard_normal((channels, *size))
+    confidence = (rng.random(size) > 0.3).astype(float)
+    x[:, confidence == 0] = 1e3
+    y = sgs.semi_global_filter(x, None, 2.0, confidence=confidence)
+    expected = sgs.reference.semi_global_filter(x, None, 2.0, confidence=confidence)
+    np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
