@@ -150,6 +150,21 @@ def test_filters_over_one_axis(
         np.testing.assert_array_equal(in_place, y)
 
 
+@pytest.mark.parametrize("shared", ["own", "by lines", "by all"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_way_of_many_long_lines(layout: str, shared: str, isa: str) -> None:
+    """Lines of several parts, too many to be cut into segments, without a cut in them."""
+    rng = np.random.default_rng(6)
+    x = LAYOUTS[layout](rng.standard_normal((2, 96, 2100)))
+    kept = SHARED[shared]
+    w = rng.uniform(0.5, 1, [n if a in kept else 1 for a, n in enumerate(x.shape[:2])] + [x.shape[2] - 1])
+    tolerance = {"rtol": 1e-11, "atol": 1e-11}
+    np.testing.assert_allclose(sgs.line_filter(x, w), sgs.reference.line_filter(x, w), **tolerance)
+    for reverse in (False, True):
+        expected = sgs.reference.scan(x, w, reverse=reverse)
+        np.testing.assert_allclose(sgs.scan(x, w, reverse=reverse), expected, **tolerance)
+
+
 @pytest.mark.parametrize("shape", [(5, 32), (40, 64), (3, 7, 48), (1100, 33)])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_out_that_runs_backwards(shape: tuple[int, ...], axis: int) -> None:
