@@ -14,7 +14,8 @@ constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for wh
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
 constexpr std::int64_t kFewestPlanes = 12;   // worth filtering side by side
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy by themselves
-constexpr std::int64_t kWidest = 2048;       // columns where parts are few; where they are many, twice as many
+constexpr std::int64_t kWidest = 4096;       // columns, but where channels lie together
+constexpr std::int64_t kWidestOfFew = 1000;  // likewise where parts are few
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
 constexpr std::int64_t kPositionsAhead = 24; // that are fetched where channels lie together
 
@@ -30,13 +31,14 @@ template <class C> struct LanesScratch {
           down((rows + 1) * p.width), across(rows * (p.width + 1)),
           reciprocal(p.o.reciprocals.empty() ? 0 : rows * p.width), reciprocal_across(p.line ? rows * p.width : 0),
           trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + 2) * row), below(row),
-          y(y_rows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0), ends(bands * row) {}
+          y(y_rows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
+          ends(holds_sums<C>(p.o) ? 0 : bands * row) {}
     std::int64_t row;                                             // elements of a row of tiles
     std::int64_t y_rows;                                          // that are stored together: all of a small plane
     Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
     Buffer<C> x, above;                                           // of a band: F above each of its blocks
     Buffer<C> below, y, residual;                                 // of a block
-    Buffer<C> ends;                                               // F above each band
+    Buffer<C> ends;                                               // F above each band, unless y holds it
     std::int64_t group = -1, band = -1;                           // whose weights these are
     bool cuts = false;
 };
@@ -75,6 +77,19 @@ template <class C> class Parts {
     bool joined_;
 };
 
+// What flows between the bands of a part that go side by side. Each band keeps a row of tiles from above and one from
+// below, here unless y holds them.
+template <class C> struct BandEnds {
+    std::int64_t bands, row, width;
+    C* flows;        // [2][bands][row]
+    double* through; // [2][bands][width]: products of the weights along the columns of a band
+
+    C* above(std::int64_t band) const { return flows + band * row; }
+    C* below(std::int64_t band) const { return flows + (bands + band) * row; }
+    double* downward(std::int64_t band) const { return through + band * width; }
+    double* upward(std::int64_t band) const { return through + (bands + band) * width; }
+};
+
 template <class C> class Lanes {
   public:
     Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker)
@@ -90,29 +105,29 @@ template <class C> class Lanes {
     /// All bands of the part in turn.
     void filter_whole() {
         const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
-        const auto above = [&](std::int64_t band) { return s_.ends.get() + band * s_.row; };
-        std::fill_n(above(0), s_.row, C(0));
+        C* const above = s_.above.get();
+        std::fill_n(above, s_.row, C(0));
         for (std::int64_t band = 0; band + 1 < bands; ++band) {
             load_band(band, true);
-            std::copy_n(above(band), s_.row, above(band + 1));
-            descend(band, 0, above(band + 1));
+            descend(band, 0, above);
+            put(above, first_row(band + 1), s_.ends.get() + (band + 1) * s_.row);
         }
         std::fill_n(s_.below.get(), s_.row, C(0));
-        for (std::int64_t band = bands - 1; band >= 0; --band) filter_band(band, above(band), s_.below.get());
+        for (std::int64_t band = bands - 1; band >= 0; --band) {
+            if (band > 0)
+                get(above, first_row(band), s_.ends.get() + band * s_.row);
+            else
+                std::fill_n(above, s_.row, C(0));
+            filter_band(band);
+        }
     }
 
-    /// A band, with F of the row above it; below, B of the row below it, becomes B of its first row.
-    void filter_band(std::int64_t band, const C* above, C* below) {
-        load_band(band, false);
-        std::copy_n(above, s_.row, s_.above.get());
-        descend(band, s_.row, s_.above.get());
-        ascend(band, below);
-    }
-
-    /// F of the last row and B of the first of a band by itself, and what F and B are multiplied by on their way
-    /// through it.
-    void find_ends(std::int64_t band, C* last, C* first, double* downward, double* upward) {
+    /// F of the last row and B of the first of a band by itself, kept for its neighbours, and what F and B are
+    /// multiplied by on their way through it.
+    void find_ends(std::int64_t band, const BandEnds<C>& ends) {
         load_band(band, true);
+        C* const last = s_.above.get();
+        C* const first = s_.below.get();
         std::fill_n(last, s_.row, C(0));
         descend(band, 0, last);
         std::fill_n(first, s_.row, C(0));
@@ -121,19 +136,78 @@ template <class C> class Lanes {
             b.below = first;
             kernels<C>().lanes.climb(b, first);
         }
+        if (band + 1 < ends.bands) put(last, first_row(band + 1), ends.above(band + 1));
+        if (band > 0) put(first, last_row(band - 1), ends.below(band - 1));
         PlaneBlock<C> weights{};
         weights.rows = rows_of(band);
         weights.width = weights.pitch = p_.width;
         weights.down = s_.down.get();
-        kernels<C>().plane.products(weights, true, upward); // of the edges that leave the rows
+        kernels<C>().plane.products(weights, true, ends.upward(band)); // of the edges that leave the rows
         weights.down -= p_.width;
-        kernels<C>().plane.products(weights, true, downward); // that enter them
+        kernels<C>().plane.products(weights, true, ends.downward(band)); // that enter them
+    }
+
+    /// From what leaves each band by itself to what enters its neighbours.
+    void connect(const BandEnds<C>& ends) {
+        C* carry = s_.above.get();
+        C* next = s_.below.get();
+        const auto pass_on = kernels<C>().lanes.pass_on;
+        get(carry, first_row(1), ends.above(1));
+        for (std::int64_t band = 1; band + 1 < ends.bands; ++band) {
+            get(next, first_row(band + 1), ends.above(band + 1));
+            pass_on(next, ends.downward(band), carry, p_.width);
+            put(next, first_row(band + 1), ends.above(band + 1));
+            std::swap(carry, next);
+        }
+        get(carry, last_row(ends.bands - 2), ends.below(ends.bands - 2));
+        for (std::int64_t band = ends.bands - 2; band > 0; --band) {
+            get(next, last_row(band - 1), ends.below(band - 1));
+            pass_on(next, ends.upward(band), carry, p_.width);
+            put(next, last_row(band - 1), ends.below(band - 1));
+            std::swap(carry, next);
+        }
+    }
+
+    void filter_connected(std::int64_t band, const BandEnds<C>& ends) {
+        if (band > 0)
+            get(s_.above.get(), first_row(band), ends.above(band));
+        else
+            std::fill_n(s_.above.get(), s_.row, C(0));
+        if (band + 1 < ends.bands)
+            get(s_.below.get(), last_row(band), ends.below(band));
+        else
+            std::fill_n(s_.below.get(), s_.row, C(0));
+        filter_band(band);
     }
 
   private:
     struct Rows {
         std::int64_t first, count; // within a band
     };
+
+    /// s.above begins with F of the row above the band; s.below is B of the row below it and becomes B of its first
+    /// row.
+    void filter_band(std::int64_t band) {
+        load_band(band, false);
+        descend(band, s_.row, s_.above.get());
+        ascend(band, s_.below.get());
+    }
+
+    // What flows between two bands is kept in a row of y at their border, where that has room for it, else in `slot`.
+    void put(const C* flow, std::int64_t border, C* slot) const {
+        if (holds_sums<C>(p_.o))
+            store(flow, border, 1);
+        else
+            std::copy_n(flow, s_.row, slot);
+    }
+    void get(C* flow, std::int64_t border, const C* slot) const {
+        if (holds_sums<C>(p_.o))
+            load(flow, p_.o.y, y_offsets_, border, 1);
+        else
+            std::copy_n(slot, s_.row, flow);
+    }
+    std::int64_t first_row(std::int64_t band) const { return band * band_rows_; }
+    std::int64_t last_row(std::int64_t band) const { return first_row(band) + rows_of(band) - 1; }
 
     void find_offsets(std::int64_t* offsets, const AnyView& v, const Part& part) const {
         for (int l = 0; l < lanes_; ++l) {
@@ -150,13 +224,12 @@ template <class C> class Lanes {
         for (std::int64_t r = 0; r < rows; r += together)
             run(tile + r * s_.row, p_.row(v, first_, first + r), together * p_.width);
     }
-    void load(C* tile, std::int64_t first, std::int64_t rows) const {
-        const AnyView& x = p_.o.x;
-        each_run(tile, x, first, rows, [&](C* to, const void* from, std::int64_t count) {
-            kernels<C>().lanes.load[static_cast<int>(x.dtype)](to, from, count, p_.column_stride(x), x_offsets_,
-                                                               lanes_);
+    void load(C* tile, const AnyView& v, const std::int64_t* offsets, std::int64_t first, std::int64_t rows) const {
+        each_run(tile, v, first, rows, [&](C* to, const void* from, std::int64_t count) {
+            kernels<C>().lanes.load[static_cast<int>(v.dtype)](to, from, count, p_.column_stride(v), offsets, lanes_);
         });
     }
+    void load_x(C* tile, std::int64_t first, std::int64_t rows) const { load(tile, p_.o.x, x_offsets_, first, rows); }
     void store(const C* tile, std::int64_t first, std::int64_t rows) const {
         const AnyView& y = p_.o.y;
         const std::int64_t step = p_.column_stride(y);
@@ -214,11 +287,11 @@ template <class C> class Lanes {
     void descend(std::int64_t band, std::int64_t stride, C* above) {
         cancel_.check(worker_);
         const bool at_once = s_.y_rows == p_.height;
-        if (at_once) load(s_.x.get(), 0, p_.height);
+        if (at_once) load_x(s_.x.get(), 0, p_.height);
         for (std::int64_t k = 0; k < blocks(band); ++k) {
             const Rows rows = rows_of_block(band, k);
             C* const x = s_.x.get() + rows.first * s_.row;
-            if (!at_once) load(x, band * band_rows_ + rows.first, rows.count);
+            if (!at_once) load_x(x, band * band_rows_ + rows.first, rows.count);
             if (p_.o.confidence) trust(x, rows, false);
             LanesBlock<C> b = block(rows);
             b.above = above;
@@ -245,7 +318,7 @@ template <class C> class Lanes {
             if (p_.o.filter.residual) {
                 b.residual = b.x;
                 if (p_.o.confidence) { // x times confidence is not what the residual adds
-                    load(s_.residual.get(), first, rows.count);
+                    load_x(s_.residual.get(), first, rows.count);
                     trust(s_.residual.get(), rows, true);
                     b.residual = s_.residual.get();
                 }
@@ -272,7 +345,7 @@ template <class C> bool side_by_side(const PlaneSet<C>& p) {
     // Bands of 16 planes, and what flows between those of few parts, take much memory where rows are wide.
     const std::int64_t parts = p.planes / p.group_size * ((p.group_size + kChannels - 1) / kChannels);
     const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
-    const bool affordable = channels_together || p.width <= (parts >= kFewestTasks ? 2 * kWidest : kWidest);
+    const bool affordable = channels_together || p.width <= (parts >= kFewestTasks ? kWidest : kWidestOfFew);
     return p.group_size >= kFewestPlanes && affordable;
 }
 
@@ -286,37 +359,25 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
     const std::int64_t together = std::clamp<std::int64_t>(kBandsTogether / bands, 1, count);
     const PerWorker<LanesScratch<C>> scratch(together * bands, options, p, rows, 0);
     CancelFlag cancel(options);
-    // For each part F above each band and the last, and B below each and the first.
-    const Buffer<C> above(together * (bands + 1) * row), below(together * (bands + 1) * row);
-    const Buffer<double> downward(together * bands * p.width), upward(together * bands * p.width);
+    const std::int64_t flows = holds_sums<C>(p.o) ? 0 : 2 * bands * row, through = 2 * bands * p.width;
+    const Buffer<C> all_flows(together * flows);
+    const Buffer<double> all_through(together * through);
     for (std::int64_t start = 0; start < count; start += together) {
         const std::int64_t now = std::min(together, count - start);
-        const auto each_band = [&](const auto& run) {
-            parallel_for(now * bands, options, [&](std::int64_t task, int worker) {
-                const std::int64_t part = task / bands, band = task % bands;
+        const auto each = [&](std::int64_t tasks_per_part, const auto& run) {
+            parallel_for(now * tasks_per_part, options, [&](std::int64_t task, int worker) {
+                const std::int64_t part = task / tasks_per_part;
                 Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
                 lanes.enter(parts.get((start + part) / parts.count(), (start + part) % parts.count()));
-                const std::int64_t at = (part * (bands + 1) + band) * row;
-                run(lanes, band, above.get() + at, below.get() + at, task * p.width);
+                run(lanes, task % tasks_per_part,
+                    BandEnds<C>{bands, row, p.width, all_flows.get() + part * flows,
+                                all_through.get() + part * through});
             });
         };
-        each_band([&](Lanes<C>& lanes, std::int64_t band, C* into, C* first, std::int64_t at) {
-            lanes.find_ends(band, into + row, first, downward.get() + at, upward.get() + at);
-        });
-        parallel_for(now, options, [&](std::int64_t part, int) {
-            C* const f = above.get() + part * (bands + 1) * row;
-            C* const b = below.get() + part * (bands + 1) * row;
-            std::fill_n(f, row, C(0));
-            std::fill_n(b + bands * row, row, C(0));
-            const auto pass_on = kernels<C>().lanes.pass_on;
-            for (std::int64_t k = 0; k < bands; ++k)
-                pass_on(f + (k + 1) * row, downward.get() + (part * bands + k) * p.width, f + k * row, p.width);
-            for (std::int64_t k = bands - 1; k >= 0; --k)
-                pass_on(b + k * row, upward.get() + (part * bands + k) * p.width, b + (k + 1) * row, p.width);
-        });
-        each_band([&](Lanes<C>& lanes, std::int64_t band, const C* into, C* first, std::int64_t) {
-            lanes.filter_band(band, into, first + row);
-        });
+        each(bands, [](Lanes<C>& lanes, std::int64_t band, const BandEnds<C>& ends) { lanes.find_ends(band, ends); });
+        each(1, [](Lanes<C>& lanes, std::int64_t, const BandEnds<C>& ends) { lanes.connect(ends); });
+        each(bands,
+             [](Lanes<C>& lanes, std::int64_t band, const BandEnds<C>& ends) { lanes.filter_connected(band, ends); });
     }
 }
 
