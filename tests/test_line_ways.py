@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BFLOAT16, FLOATS, assert_within, random_values, random_weights, run_python
+from helpers import BFLOAT16, FLOATS, ISAS, assert_within, pairwise, random_values, random_weights, run_python
 
 import sgs
 
@@ -38,11 +39,22 @@ def _weights(rng: np.random.Generator, shape: tuple[int, ...], shared: str, dtyp
     return random_weights(rng, [n if a in kept else 1 for a, n in enumerate(shape[:2])] + [shape[2] - 1], dtype)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.name)
 @pytest.mark.parametrize("shared", SHARED)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("lines", "steps"), RAGGED)
-def test_every_way(lines: int, steps: int, layout: str, shared: str, dtype: np.dtype, isa: str) -> None:
+def test_every_way(lines: int, steps: int, layout: str, shared: str, isa: str) -> None:
+    _check_way(lines, steps, layout, shared, np.dtype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "case", pairwise(size=RAGGED, layout=tuple(LAYOUTS), shared=tuple(SHARED), dtype=FLOATS, isa=ISAS)
+)
+def test_every_way_of_other_types(case: dict[str, Any]) -> None:
+    sgs.set_isa(case["isa"])
+    _check_way(*case["size"], case["layout"], case["shared"], case["dtype"])
+
+
+def _check_way(lines: int, steps: int, layout: str, shared: str, dtype: np.dtype) -> None:
     """The reference's answer, in place too and for any number of threads, to the bit."""
     shape = (17 if layout == "channels last" or lines < 20 else 2, lines, steps)
     rng = np.random.default_rng(lines)
@@ -69,7 +81,7 @@ def test_every_way(lines: int, steps: int, layout: str, shared: str, dtype: np.d
 
 @pytest.mark.parametrize("shared", SHARED)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("steps", [2, 3, 17, 40, 97, 1030])
+@pytest.mark.parametrize("steps", [2, 17, 97, 1030])
 def test_nothing_crosses_a_cut_at_any_place(steps: int, layout: str, shared: str, isa: str) -> None:
     """NaN stays between the cuts that are around it, wherever they are in a vector or a square of vectors."""
     shape = (17, 18, steps)
@@ -129,20 +141,27 @@ def test_large_results_go_past_the_caches(shape: tuple[int, int, int], offset: i
         assert (memory[:offset] == 77).all() and (memory[offset + count :] == 77).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64], ids=lambda d: np.dtype(d).name)
-@pytest.mark.parametrize("normalization", ["cross", "line", None])
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("shape", [(50, 10), (3, 97), (17, 1100), (2, 4100), (1, 4097)])
-def test_filters_over_one_axis(
-    shape: tuple[int, int], residual: bool, normalization: str | None, dtype: type, isa: str
-) -> None:
-    options = {"channel_axis": None, "axes": (-1,), "normalization": normalization, "residual": residual}
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        shape=((50, 10), (3, 97), (17, 1100), (2, 4100), (1, 4097), (33, 4100)),
+        normalization=("cross", "line", None),
+        residual=(False, True),
+        dtype=FLOATS,
+        isa=ISAS,
+    ),
+)
+def test_filters_over_one_axis(case: dict[str, Any]) -> None:
+    sgs.set_isa(case["isa"])
+    shape, dtype = case["shape"], case["dtype"]
+    options = {"channel_axis": None, "axes": (-1,)}
+    options |= {"normalization": case["normalization"], "residual": case["residual"]}
     x = np.random.default_rng(0).random(shape).astype(dtype)
     guide = np.random.default_rng(1).random(shape)
     guide[0, shape[1] // 2] = 1e4  # no support crosses
     expected = sgs.reference.semi_global_filter(x.astype(np.float64), guide, 0.3, **options)
     y = sgs.semi_global_filter(x, guide, 0.3, **options)
-    tolerance = {2: 2e-2 if np.dtype(dtype) == BFLOAT16 else 3e-3, 4: 2e-5, 8: 1e-12}[np.dtype(dtype).itemsize]
+    tolerance = {2: 2e-2 if dtype == BFLOAT16 else 3e-3, 4: 2e-5, 8: 1e-12}[dtype.itemsize]
     np.testing.assert_allclose(y.astype(np.float64), expected, rtol=tolerance, atol=0)
     for threads in (1, 3):
         in_place = x.copy()
