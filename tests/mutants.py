@@ -417,7 +417,7 @@ MUTANTS = [
         "cpp/filter.cpp",
         "const bool overlaps = may_overlap(guide.view, y);",
         "const bool overlaps = false;",
-        f"{BANDS} {FILTER}",
+        IMAGES,
     ),
     Mutant(
         "an edge dropped: between two blocks of an image",
