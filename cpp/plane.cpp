@@ -104,8 +104,7 @@ template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, s
                                   std::int64_t from, std::int64_t end, const BandEnds<C>& ends,
                                   const BandScratch<C>& s) {
     const std::int64_t first_block = bands.first(band), end_block = bands.end(p, band);
-    for (std::int64_t k = first_block; k < end_block; ++k)
-        load_leaving(p, s.weights(p, k - first_block), first, k, s.rows);
+    for (std::int64_t k = first_block; k < end_block; ++k) load_leaving(p, s.weights(p, k - first_block), first, k);
     PlaneBlock<C> b = p.block();
     b.cuts = true; // as far as is known
     for (std::int64_t i = from; i < end; ++i) {

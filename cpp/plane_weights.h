@@ -6,11 +6,11 @@
 
 namespace sgs {
 
-/// Elements of scratch that load_weights and load_leaving ask for.
+/// Elements of scratch that load_weights asks for.
 template <class C> std::int64_t weights_scratch(const PlaneSet<C>& p) { return (2 * kRows + 2) * p.across_pitch; }
 
-/// (1), (2) of the edges that leave the rows of a block downward and enter its first, in rows of down, and where across
-/// is not null of those along its rows. g holds kRows + 2 rows.
+/// (1), (2) of the edges that leave the rows of a block downward and enter its first, in rows of down, and of those
+/// along its rows. g holds kRows + 2 rows.
 template <class C>
 void make_weights(const PlaneSet<C>& p, C* down, C* across, std::int64_t plane, std::int64_t block, C* g) {
     const GuideOperand& guide = *p.o.guide;
@@ -22,13 +22,13 @@ void make_weights(const PlaneSet<C>& p, C* down, C* across, std::int64_t plane, 
     const auto each_row = [&](const auto& visit) {
         for (std::int64_t i = begin; i + 1 < below; ++i)
             visit(down + (i + 1 - first) * p.pitch, row(i), row(i + 1), p.width, p.down_axis);
-        for (std::int64_t i = first; across != nullptr && i < end; ++i)
+        for (std::int64_t i = first; i < end; ++i)
             visit(across + (i - first) * p.across_pitch, row(i), row(i) + 1, p.width - 1, p.across_axis);
     };
     const auto load = [&](const AnyView& v) { p.load_rows(g, p.across_pitch, v, plane, begin, below - begin); };
 
     std::fill_n(down, (kRows + 1) * p.pitch, C(0));
-    if (across != nullptr) std::fill_n(across, kRows * p.across_pitch, C(0));
+    std::fill_n(across, kRows * p.across_pitch, C(0));
     AnyView channel = guide.view;
     for (std::int64_t c = 0; c < guide.channels; ++c) {
         channel.data = guide.view.at(c * guide.channel_stride);
@@ -51,11 +51,8 @@ void make_weights(const PlaneSet<C>& p, C* down, C* across, std::int64_t plane, 
 
 /// The weights of the edges that leave each row of a block downward, from row 1 of w.down on, and its confidence.
 template <class C>
-void load_leaving(const PlaneSet<C>& p, const BlockWeights<C>& w, std::int64_t plane, std::int64_t block, C* scratch) {
-    if (p.o.guide)
-        make_weights<C>(p, w.down, nullptr, plane, block, scratch);
-    else
-        p.load_rows(w.down + p.pitch, p.pitch, p.o.weights[p.down_axis], plane, block * kRows, kRows);
+void load_leaving(const PlaneSet<C>& p, const BlockWeights<C>& w, std::int64_t plane, std::int64_t block) {
+    p.load_rows(w.down + p.pitch, p.pitch, p.o.weights[p.down_axis], plane, block * kRows, kRows);
     if (p.o.confidence) p.load(w.trust, *p.o.confidence, plane, block);
 }
 
