@@ -343,10 +343,33 @@ MUTANTS = [
         BANDS,
     ),
     Mutant(
-        "the last rows of a band taken for its first, in planes side by side",
+        "a carry lost: from above into bands of few parts, planes side by side",
         "cpp/lanes.cpp",
-        "std::copy_n(above, s_.row, s_.above.get());",
+        "get(s_.above.get(), first_row(band), ends.above(band));",
         "std::fill_n(s_.above.get(), s_.row, C(0));",
+        BANDS,
+    ),
+    Mutant(
+        "a carry lost: from above into bands of many parts, planes side by side",
+        "cpp/lanes.cpp",
+        "get(above, first_row(band), s_.ends.get() + band * s_.row);",
+        "std::fill_n(above, s_.row, C(0));",
+        BANDS,
+    ),
+    Mutant(
+        "what flows between bands kept in a row of y that is needed, planes side by side",
+        "cpp/lanes.cpp",
+        "return first_row(band) + rows_of(band) - 1;",
+        "return first_row(band);",
+        BANDS,
+    ),
+    Mutant(
+        "what flows between bands kept in y where that is x, planes side by side",
+        "cpp/lanes.cpp",
+        """    void put(const C* flow, std::int64_t border, C* slot) const {
+        if (holds_sums<C>(p_.o))""",
+        """    void put(const C* flow, std::int64_t border, C* slot) const {
+        if (true)""",
         BANDS,
     ),
     Mutant(
