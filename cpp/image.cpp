@@ -28,11 +28,16 @@ template <class C> PlaneRows rows_of(const PlaneSet<C>& p, const AnyView& v, std
     return rows;
 }
 
+// Whether supports are found with the weights (8).
+template <class C> bool finds_support(const PlaneSet<C>& p) {
+    return p.o.guide && p.o.filter.normalization == Normalization::cross;
+}
+
 template <class C> class Image {
   public:
     explicit Image(const PlaneSet<C>& p)
         : p_(p), guide_planes_(p.o.guide ? p.o.guide->channels : 0), pitch_(whole_vectors(p.width)),
-          fields_(p.group_size + (p.finds_support() ? 1 : 0)) {
+          fields_(p.group_size + (finds_support(p) ? 1 : 0)) {
         const Operands& o = p.o;
         ImageBlock<C>& b = block_;
         b.width = p.width;
@@ -63,7 +68,7 @@ template <class C> class Image {
             if (!o.reciprocals.empty()) b.reciprocal = rows_of(p, o.reciprocals[0], 1);
         }
         if (o.confidence) b.trust = rows_of(p, *o.confidence, 1);
-        b.makes_support = p.finds_support();
+        b.makes_support = finds_support(p);
         b.centres = p.centres();
         b.fill = static_cast<C>(o.filter.fill_value);
         b.supported_only = o.confidence.has_value();

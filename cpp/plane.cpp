@@ -14,7 +14,6 @@ constexpr std::int64_t kPlanesTogether = 16;   // planes that share the weights 
 constexpr std::int64_t kEnds = 1024;           // bands, of all planes together, whose ends are known at a time
 constexpr std::int64_t kLongestTask = 1 << 24; // positions: between tasks a call can be cancelled
 constexpr std::int64_t kStrip = 1024;          // columns that one task connects
-constexpr std::int64_t kFewChannels = 16;      // of such a guide
 
 // How the planes are cut.
 template <class C> struct Bands {
@@ -34,20 +33,19 @@ template <class C> struct Bands {
 template <class C> struct BandScratch {
     BandScratch(const PlaneSet<C>& p, const Bands<C>& bands) {
         const std::int64_t block = kRows * p.pitch, size = bands.blocks * block;
-        const std::pair<C**, std::int64_t> parts[] = {
-            {&down, size + p.pitch},
-            {&across, bands.blocks * kRows * p.across_pitch},
-            {&reciprocal, p.o.filter.normalization == Normalization::none ? 0 : size},
-            {&reciprocal_across, p.line ? size : 0},
-            {&trust, p.o.confidence ? size : 0},
-            {&packed, bands.count == 1 && p.streams() ? size : 0},
-            {&x, size},
-            {&below, bands.blocks * p.pitch},
-            {&residual, p.o.confidence ? block : 0},
-            {&rows, weights_scratch(p)},
-            {&columns, block},
-            {&terms, block},
-            {&carry, 2 * p.pitch}};
+        const std::pair<C**, std::int64_t> parts[] = {{&down, size + p.pitch},
+                                                      {&across, bands.blocks * kRows * p.across_pitch},
+                                                      {&reciprocal, p.o.reciprocals.empty() ? 0 : size},
+                                                      {&reciprocal_across, p.line ? size : 0},
+                                                      {&trust, p.o.confidence ? size : 0},
+                                                      {&packed, bands.count == 1 && p.streams() ? size : 0},
+                                                      {&x, size},
+                                                      {&below, bands.blocks * p.pitch},
+                                                      {&residual, p.o.confidence ? block : 0},
+                                                      {&rows, kRows * p.across_pitch},
+                                                      {&columns, block},
+                                                      {&terms, block},
+                                                      {&carry, 2 * p.pitch}};
         std::int64_t total = 0;
         for (const auto& part : parts) total += part.second; // whole vectors each, so that all are aligned
         memory = Buffer<C>(total);
@@ -73,10 +71,9 @@ template <class C> struct BandScratch {
 // What flows between the bands of a few planes, by connect_parts.
 template <class C> class BandEnds {
   public:
-    /// For planes [start, end).
-    BandEnds(const PlaneSet<C>& p, std::int64_t bands, std::int64_t start, std::int64_t end)
-        : pitch_(p.pitch), bands_(bands), start_(start), above_((end - start) * (bands + 1) * pitch_),
-          below_((end - start) * (bands + 1) * pitch_), through_(bands * pitch_) {}
+    BandEnds(const PlaneSet<C>& p, std::int64_t bands, std::int64_t planes)
+        : pitch_(p.pitch), bands_(bands), above_(planes * (bands + 1) * pitch_), below_(planes * (bands + 1) * pitch_),
+          through_(bands * pitch_) {}
 
     /// What enters band k from above: the weight of its upper edge times F of the row before.
     C* above(std::int64_t plane, std::int64_t k) const { return above_.get() + at(plane, k); }
@@ -93,13 +90,13 @@ template <class C> class BandEnds {
     }
 
   private:
-    std::int64_t at(std::int64_t plane, std::int64_t k) const { return ((plane - start_) * (bands_ + 1) + k) * pitch_; }
-    std::int64_t pitch_, bands_, start_;
+    std::int64_t at(std::int64_t plane, std::int64_t k) const { return (plane * (bands_ + 1) + k) * pitch_; }
+    std::int64_t pitch_, bands_;
     Buffer<C> above_, below_;
     Buffer<double> through_;
 };
 
-// What leaves a band by itself, for planes first + i, i in [from, end); -1 is the field that supports are found from.
+// What leaves a band by itself, for planes first + i, i in [from, end).
 template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t first,
                                   std::int64_t from, std::int64_t end, const BandEnds<C>& ends,
                                   const BandScratch<C>& s) {
@@ -118,9 +115,9 @@ template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, s
         };
         for (std::int64_t k = first_block; k < end_block; ++k) {
             const auto [w, x] = enter(k);
-            p.load_trusted(x, w.trust, i < 0 ? kOnes : first + i, k);
+            p.load_trusted(x, w.trust, first + i, k);
             kernels<C>().plane.descend(b, k == first_block, ends.above(i, band + 1));
-            if (i == from && i <= 0) kernels<C>().plane.products(b, k == first_block, ends.through(band));
+            if (i == 0) kernels<C>().plane.products(b, k == first_block, ends.through(band));
         }
         C* const leaving = ends.below(i, band);
         std::fill_n(leaving, p.pitch, C(0));
@@ -133,7 +130,7 @@ template <class C> void find_ends(const PlaneSet<C>& p, const Bands<C>& bands, s
 }
 
 // One band of one plane: upward for B below each block, downward with everything else. above and below enter the band;
-// above is used up. kOnes leaves its sums, the supports, in s.reciprocal. `next` is a plane that follows, or kOnes.
+// above is used up. `next` is a plane that follows, or kNoPlane.
 template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t band, std::int64_t plane,
                                     std::int64_t next, C* above, const C* below, const BandScratch<C>& s) {
     PlaneBlock<C> b = p.block();
@@ -142,11 +139,11 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
     b.above = above;
     b.cuts = s.cuts;
     const std::int64_t first = bands.first(band), end = bands.end(p, band);
-    const bool packed = plane != kOnes && bands.count == 1 && p.streams();
+    const bool packed = bands.count == 1 && p.streams();
     const auto store_rows = kernels<C>().plane.store_rows[static_cast<int>(dtype_of<C>::value)];
     const auto enter = [&](std::int64_t k) {
         const BlockWeights<C> w = s.weights(p, k - first);
-        p.set_weights(b, w, plane);
+        p.set_weights(b, w);
         b.rows = p.block_rows(k);
         C* x = s.x + (k - first) * kRows * p.pitch;
         b.x = x;
@@ -160,10 +157,10 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
     }
     for (std::int64_t k = first; k < end; ++k) {
         const auto [w, x] = enter(k);
-        b.y = plane == kOnes ? w.reciprocal : s.rows;
+        b.y = s.rows;
         b.read = p.ahead(p.o.x, next, end - 1 - (k - first));
         if (!packed) b.written = p.ahead(p.o.y, plane, std::min(k + 1, end - 1));
-        if (p.o.filter.residual && plane != kOnes) {
+        if (p.o.filter.residual) {
             b.residual = x;
             if (p.o.confidence) { // x times confidence is not what the residual adds
                 p.load_residual(s.residual, w.trust, plane, k);
@@ -173,15 +170,15 @@ template <class C> void filter_band(const PlaneSet<C>& p, const Bands<C>& bands,
         kernels<C>().plane.filter(b);
         if (packed)
             store_rows(s.rows, p.pitch, s.packed + k * kRows * p.width, p.width, 1, b.rows, p.width);
-        else if (plane != kOnes)
+        else
             p.store(s.rows, p.o.y, plane, k);
     }
     if (packed) kernels<C>().plane.stream(s.packed, static_cast<C*>(p.row(p.o.y, plane, 0)), p.height * p.width);
 }
 
 // Weights, supports and confidence of a band, where they are not there yet.
-template <class C> void load_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t group, std::int64_t band,
-                                  C* above, C* below, BandScratch<C>& s) {
+template <class C>
+void load_band(const PlaneSet<C>& p, const Bands<C>& bands, std::int64_t group, std::int64_t band, BandScratch<C>& s) {
     if (s.group == group && s.band == band) return;
     s.group = group;
     s.band = band;
@@ -190,15 +187,12 @@ template <class C> void load_band(const PlaneSet<C>& p, const Bands<C>& bands, s
     for (std::int64_t k = first; k < end; ++k)
         s.cuts |= load_weights(p, s.weights(p, k - first), group * p.group_size, k, s.rows);
     if (band > 0) std::fill_n(s.down, p.pitch, C(1)); // what enters has crossed the edge
-    if (!p.finds_support()) return;
-    filter_band(p, bands, band, kOnes, kOnes, above, below, s);
-    kernels<C>().pointwise.reciprocal(s.reciprocal, (end - first) * kRows * p.pitch, p.o.confidence.has_value());
 }
 
 // Planes of one band each.
 template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands, const Options& options) {
     const PerWorker<BandScratch<C>> scratch(p.planes, options, p, bands);
-    // Many groups: each stays with one thread, which then makes its weights alone. Few: their planes are dealt out.
+    // Many groups: each stays with one thread, which then lays out its weights alone. Few: their planes are dealt out.
     const std::int64_t groups = p.planes / p.group_size, threads = options.num_threads;
     const std::int64_t wanted = groups >= 8 * threads ? p.group_size : p.planes / (32 * threads);
     const std::int64_t together =
@@ -208,14 +202,12 @@ template <class C> void filter_whole(const PlaneSet<C>& p, const Bands<C>& bands
         BandScratch<C>& s = scratch[worker];
         C* const above = s.carry;
         C* const below = s.carry + p.pitch;
-        const auto nothing_enters = [&] { std::fill_n(s.carry, 2 * p.pitch, C(0)); };
         const std::int64_t group = task / parts, from = task % parts * together;
-        nothing_enters();
-        load_band(p, bands, group, 0, above, below, s);
+        load_band(p, bands, group, 0, s);
         const std::int64_t end = group * p.group_size + std::min(p.group_size, from + together);
         for (std::int64_t i = group * p.group_size + from; i < end; ++i) {
-            nothing_enters();
-            filter_band(p, bands, 0, i, i + 1 < end ? i + 1 : kOnes, above, below, s);
+            std::fill_n(s.carry, 2 * p.pitch, C(0)); // nothing enters
+            filter_band(p, bands, 0, i, i + 1 < end ? i + 1 : kNoPlane, above, below, s);
         }
     });
 }
@@ -225,12 +217,11 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
     // Fewer where bands are many and low: what flows into all of them takes memory.
     const std::int64_t together =
         std::min(p.group_size, std::clamp<std::int64_t>(kEnds / bands.count, 1, kPlanesTogether));
-    const std::int64_t wanted = p.o.guide ? 1 : 8 * options.num_threads / bands.count;
+    const std::int64_t wanted = 8 * options.num_threads / bands.count;
     const std::int64_t parts = std::clamp<std::int64_t>(wanted, 1, together);
     const std::int64_t per_part = (together + parts - 1) / parts;
     const std::int64_t strips = (p.pitch + kStrip - 1) / kStrip;
-    const std::int64_t start = p.finds_support() ? -1 : 0; // kOnes goes before the planes
-    const BandEnds<C> ends(p, bands.count, start, together);
+    const BandEnds<C> ends(p, bands.count, together);
     const PerWorker<BandScratch<C>> scratch(bands.count * parts, options, p, bands);
     for (std::int64_t first = 0; first < p.planes;) {
         const std::int64_t count = std::min(together, p.group_size - first % p.group_size);
@@ -242,16 +233,16 @@ template <class C> void filter_bands(const PlaneSet<C>& p, const Bands<C>& bands
         };
         each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
             s.band = -1;
-            find_ends(p, bands, band, first, from == 0 ? start : from, end, ends, s);
+            find_ends(p, bands, band, first, from, end, ends, s);
         });
-        parallel_for((count - start) * strips, options, [&](std::int64_t task, int) {
+        parallel_for(count * strips, options, [&](std::int64_t task, int) {
             const std::int64_t column = task % strips * kStrip;
-            ends.connect(task / strips + start, column, std::min(kStrip, p.pitch - column));
+            ends.connect(task / strips, column, std::min(kStrip, p.pitch - column));
         });
         each_part([&](std::int64_t band, std::int64_t from, std::int64_t end, BandScratch<C>& s) {
-            load_band(p, bands, first / p.group_size, band, ends.above(start, band), ends.below(start, band + 1), s);
+            load_band(p, bands, first / p.group_size, band, s);
             for (std::int64_t i = from; i < end; ++i)
-                filter_band(p, bands, band, first + i, i + 1 < end ? first + i + 1 : kOnes, ends.above(i, band),
+                filter_band(p, bands, band, first + i, i + 1 < end ? first + i + 1 : kNoPlane, ends.above(i, band),
                             ends.below(i, band + 1), s);
         });
         first += count;
@@ -265,9 +256,7 @@ bool is_plane_filter(const Operands& o) { return o.axes.size() == 2; }
 template <class C> bool makes_weights(const Operands& o, bool overlaps) {
     if (!is_plane_filter(o) || o.filter.normalization == Normalization::line) return false;
     const PlaneSet<C> p(o);
-    if (side_by_side(p) || o.guide->channels > kFewChannels) return false;
-    // The guide is read while y is written.
-    return overlaps ? reads_guide_before(p) : Bands<C>(p).count == 1 || is_image(p);
+    return is_image(p) && (!overlaps || reads_guide_before(p)); // the guide is read while y is written
 }
 
 template <class C> void filter_planes(const Operands& o, const Options& options) {

@@ -20,8 +20,7 @@ inline std::int64_t padded_pitch(std::int64_t width) {
 
 constexpr std::int64_t kStreamed = 1 << 24; // bytes of y
 
-/// In place of a plane: the field of ones.
-constexpr std::int64_t kOnes = -1;
+constexpr std::int64_t kNoPlane = -1;
 
 /// Where the weights of a block are laid out (PlaneBlock names the shapes).
 template <class C> struct BlockWeights {
@@ -124,9 +123,9 @@ template <class C> class PlaneSet {
         return o.y.dtype == dtype_of<C>::value && column_stride(o.y) == 1 && row_stride(o.y) == width &&
                o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kStreamed;
     }
-    /// A block of an operand that is about to be used; nothing of kOnes.
+    /// A block of an operand that is about to be used, if a plane.
     Ahead ahead(const AnyView& v, std::int64_t plane, std::int64_t block) const {
-        if (plane == kOnes) return {};
+        if (plane == kNoPlane) return {};
         return {static_cast<const char*>(row(v, plane, block * kRows)),
                 row_stride(v) * static_cast<std::int64_t>(item_size(v.dtype))};
     }
@@ -134,14 +133,9 @@ template <class C> class PlaneSet {
         kernels<C>().plane.store_rows[static_cast<int>(v.dtype)](
             rows, pitch, row(v, plane, block * kRows), row_stride(v), column_stride(v), block_rows(block), width);
     }
-    /// Whether supports are found with the weights, band by band (8).
-    bool finds_support() const { return o.guide && o.filter.normalization == Normalization::cross; }
-    /// x of a block as the sums take it: times the confidence; of kOnes, what supports are the sums of.
+    /// x of a block as the sums take it: times the confidence.
     void load_trusted(C* rows, const C* trust, std::int64_t plane, std::int64_t block) const {
-        if (plane == kOnes)
-            std::fill_n(rows, kRows * pitch, C(1));
-        else
-            load(rows, o.x, plane, block);
+        load(rows, o.x, plane, block);
         if (o.confidence) kernels<C>().pointwise.trust(rows, trust, kRows * pitch);
     }
     /// What the residual adds: x, where there is any confidence in it.
@@ -159,11 +153,11 @@ template <class C> class PlaneSet {
         b.supported_only = o.confidence.has_value();
         return b;
     }
-    void set_weights(PlaneBlock<C>& b, const BlockWeights<C>& w, std::int64_t plane) const {
+    void set_weights(PlaneBlock<C>& b, const BlockWeights<C>& w) const {
         b.down = w.down;
         b.across = w.across;
-        b.centres = plane == kOnes ? C(1) : centres();
-        b.reciprocal = plane != kOnes && (finds_support() || !o.reciprocals.empty()) ? w.reciprocal : nullptr;
+        b.centres = centres();
+        b.reciprocal = o.reciprocals.empty() ? nullptr : w.reciprocal;
         b.reciprocal_across = line ? w.reciprocal_across : nullptr;
     }
 

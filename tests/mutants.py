@@ -422,18 +422,11 @@ MUTANTS = [
         BANDS,
     ),
     Mutant(
-        "an edge dropped: below the last row of a block whose weights are made",
-        "cpp/plane_weights.h",
-        "below = std::min(end + 1, p.height);",
-        "below = end;",
-        BANDS,
-    ),
-    Mutant(
         "a confidence ignored: distances to missing values count where weights are made",
-        "cpp/plane_weights.h",
-        "if (guide.confidence) {",
-        "if (false) {",
-        f"{BANDS} {RULES}",
+        "cpp/image.cpp",
+        "if (guide.confidence) b.guide_trust = rows_of(p, *guide.confidence, 1);",
+        "",
+        f"{BANDS} {RULES} {IMAGES}",
     ),
     Mutant(
         "the guide overwritten before all weights are made",
