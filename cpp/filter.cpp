@@ -402,7 +402,7 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
                                guide.view.strides[guide.channel_axis],
                                {guide.scales.begin(), guide.scales.end()},
                                {guide.steps.begin(), guide.steps.end()},
-                               guide.metric,
+                               simplest(guide.metric, guide.view.shape[guide.channel_axis]),
                                {}};
         if (guide.confidence != nullptr) o.guide->confidence = broadcast(*guide.confidence, x);
         // Made where they are used, weights are in the computing type.

@@ -31,7 +31,8 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
     with_compute_type(guide.dtype, [&](auto zero) {
         using C = decltype(zero);
         const WeightKernels<C>& kernel = kernels<C>().weight;
-        const auto accumulate = kernel.accumulate_distance[static_cast<int>(metric)];
+        const Metric simple = simplest(metric, channels);
+        const auto accumulate = kernel.accumulate_distance[static_cast<int>(simple)];
         const std::int64_t tasks = (segments.count() + kTaskRows - 1) / kTaskRows;
         const PerWorker<Rows<C>> scratch(tasks, options);
         CancelFlag cancel(options);
@@ -54,7 +55,7 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
                                             trusts.read(rows.far, trust.strides[axis], count), count);
                 }
                 kernel.finish(rows.d, count, representable<C>(step), representable<C>(scale),
-                              metric == Metric::euclidean);
+                              simple == Metric::euclidean);
                 Segments::Row<C>(segments, w, segment).store(rows.d, 0, count);
             }
         });

@@ -473,7 +473,7 @@ MUTANTS = [
     Mutant(
         "a product of many small weights taken for one that float can hold",
         "cpp/kernels/image.cpp",
-        "least >= __builtin_bit_cast(Integer, C(0x1p-7))",
+        "least >= __builtin_bit_cast(Integer, C(0x1p-63))",
         "least >= 0",
         IMAGES,
     ),

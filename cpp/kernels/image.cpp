@@ -342,8 +342,8 @@ void make_across(const ImageBlock<C>& b, C* w, const C* g, const C* next, const 
         }
 }
 
-// Whether some weight may be 0, and whether all are far from what a product of kRows of them could not bear. Floats are
-// ordered as their bits are, but for negative ones, which count as if they were 0.
+// Whether some weight may be 0, and whether a product of kRows of them stays within the normal numbers of double.
+// Floats are ordered as their bits are, but for negative ones, which count as if they were 0.
 struct Range {
     bool cuts, moderate;
 };
@@ -356,7 +356,7 @@ template <class C> Range range(const C* w, std::int64_t count) {
         most = bits > most ? bits : most;
     }
     return {least <= 0,
-            least >= __builtin_bit_cast(Integer, C(0x1p-7)) && most <= __builtin_bit_cast(Integer, C(0x1p7))};
+            least >= __builtin_bit_cast(Integer, C(0x1p-63)) && most <= __builtin_bit_cast(Integer, C(0x1p63))};
 }
 
 // w is 1 beyond the plane, so that only its own edges are judged (range).
@@ -535,20 +535,18 @@ template <class F> void choose(bool cuts, bool ones, const F& run) {
 }
 
 // The product of the weights from the first row to below the last. A product of many weights leaves the range of float,
-// while what it carries comes back into it: such products are double, and stop short of 0 and of infinity, since NaN
-// and infinities pass everything but a cut.
+// while what it carries comes back into it: it is double, and stops short of 0 and of infinity where it is not moderate,
+// since NaN and infinities pass everything but a cut.
 template <class C> void multiply_down(const C* w, bool moderate, double* through) {
-    if (moderate) {
-        C product[kRows];
-        for (int j = 0; j < kRows; ++j) product[j] = w[j];
-        for (int r = 1; r < kRows; ++r)
-            for (int j = 0; j < kRows; ++j) product[j] *= w[r * kRows + j];
-        for (int j = 0; j < kRows; ++j) through[j] = static_cast<double>(product[j]);
-        return;
-    }
     constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
     double product[kRows];
     for (int j = 0; j < kRows; ++j) product[j] = 1;
+    if (moderate) {
+        for (int r = 0; r < kRows; ++r)
+            for (int j = 0; j < kRows; ++j) product[j] *= static_cast<double>(w[r * kRows + j]);
+        for (int j = 0; j < kRows; ++j) through[j] = product[j];
+        return;
+    }
     for (int r = 0; r < kRows; ++r)
         for (int j = 0; j < kRows; ++j) {
             const double weight = static_cast<double>(w[r * kRows + j]);
