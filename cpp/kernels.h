@@ -151,8 +151,8 @@ template <class C> struct ImageBlock {
 inline std::int64_t image_scratch(std::int64_t width, std::int64_t planes, std::int64_t guide_planes) {
     constexpr std::int64_t tile = kRows * kRows, taller = tile + kRows;
     const std::int64_t panels = (width + kRows - 1) / kRows;
-    return 2 * (planes + guide_planes + 2) * taller + planes * tile + (panels + 1) * (planes + 1) * kRows +
-           panels * (tile + kRows);
+    return panels * (planes + 1) * taller + 2 * (guide_planes + 1) * taller + planes * tile +
+           (panels + 1) * (planes + 1) * kRows + panels * (tile + kRows);
 }
 
 /// What flows between blocks: rows of whole panels of kRows columns.

@@ -268,7 +268,7 @@ template <class C> struct Panels {
             at += size;
             return taken;
         };
-        for (C*& t : tiles) t = take((planes + 1) * kTaller);
+        tiles = take(count * (planes + 1) * kTaller);
         for (C*& g : guides) g = take(b.guide.planes * kTaller);
         for (C*& t : guide_trusts) t = take(kTaller);
         results = take(planes * kTile);
@@ -281,14 +281,16 @@ template <class C> struct Panels {
     bool trusts;
     int fields; // sums: of the planes, and of the support
     std::int64_t count;
-    // Of a panel and its right neighbour, in turn: x and the confidence, the guide, its confidence.
-    C *tiles[2], *guides[2], *guide_trusts[2];
+    C* tiles; // [count][planes + 1][kTaller] x and the confidence
+    // Of a panel and its right neighbour, in turn: the guide, its confidence.
+    C *guides[2], *guide_trusts[2];
     C* results;
     C* carry;       // [fields][kRows] of a walk along the panels
     C* checkpoints; // [count][fields][kRows] B of the column after each panel
     C* across;      // [count][kRows][kRows] weights along rows, columns of them
     C* cuts;        // [count] not 0 where some of those may be 0
 
+    C* tile(std::int64_t p) const { return tiles + p * (planes + 1) * kTaller; }
     bool ones(int field) const { return field == planes && !trusts; }
 };
 
@@ -365,9 +367,9 @@ template <class C> void pad(C* w, std::int64_t rows, std::int64_t columns) {
         for (std::int64_t j = columns < 0 ? 0 : columns; j < kRows; ++j) w[r * kRows + j] = C(1);
 }
 
-// Weights of the edges from each of `rows` rows of panel p to the next. x is in its tiles.
-template <class C>
-Range weights_down(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, std::int64_t rows, C* w) {
+// Weights of the edges from each of `rows` rows of panel p, whose x is in `tiles`, to the next.
+template <class C> Range weights_down(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, const C* tiles,
+                                      std::int64_t rows, C* w) {
     const std::int64_t first = p * kRows;
     if (b.guide.data == nullptr) {
         load(w, 0, b.down, first, rows);
@@ -376,7 +378,7 @@ Range weights_down(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t
         C* const trust = b.guide_trust.data != nullptr ? panels.guide_trusts[0] : nullptr;
         if (trust != nullptr) load(trust, kTaller, b.guide_trust, first, rows + 1);
         if (!b.own_guide) load(panels.guides[0], kTaller, b.guide, first, rows + 1);
-        make[static_cast<int>(b.metric)](b, w, b.own_guide ? panels.tiles[p % 2] : panels.guides[0], trust, rows);
+        make[static_cast<int>(b.metric)](b, w, b.own_guide ? tiles : panels.guides[0], trust, rows);
     }
     pad(w, rows, b.width - first);
     return range(w, rows * kRows);
@@ -395,8 +397,9 @@ template <class C> bool weights_across(const ImageBlock<C>& b, const Panels<C>& 
         C* const trust = b.guide_trust.data != nullptr ? panels.guide_trusts[p % 2] : nullptr;
         if (trust != nullptr) load(trust, kTaller, b.guide_trust, first, kRows);
         if (!b.own_guide) load(panels.guides[p % 2], kTaller, b.guide, first, kRows);
-        const auto guides = b.own_guide ? panels.tiles : panels.guides;
-        make[static_cast<int>(b.metric)](b, rows, guides[p % 2], guides[1 - p % 2], trust,
+        const std::int64_t right = p + 1 < panels.count ? p + 1 : p;
+        make[static_cast<int>(b.metric)](b, rows, b.own_guide ? panels.tile(p) : panels.guides[p % 2],
+                                         b.own_guide ? panels.tile(right) : panels.guides[1 - p % 2], trust,
                                          panels.guide_trusts[1 - p % 2]);
     }
     pad(rows, b.rows, last);
@@ -507,15 +510,14 @@ filter_down(const C* x, const C* w, const C* above, const C* below, const C* sum
 // ---- blocks
 
 // x of a panel as the sums take it, and the confidence after it.
-template <class C> C* load_trusted(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, std::int64_t rows) {
-    C* const tiles = panels.tiles[p % 2];
+template <class C>
+void load_trusted(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, std::int64_t rows, C* tiles) {
     load(tiles, kTaller, b.x, p * kRows, rows);
-    if (!panels.trusts) return tiles;
+    if (!panels.trusts) return;
     C* const c = tiles + panels.planes * kTaller;
     load(c, kTaller, b.trust, p * kRows, kRows);
     for (int plane = 0; plane < panels.planes; ++plane)
         for (int k = 0; k < kTile; ++k) tiles[plane * kTaller + k] = trusted(c[k], tiles[plane * kTaller + k]);
-    return tiles;
 }
 
 // Asks for what flows in two panels further on: of each plane it is another stream.
@@ -535,8 +537,8 @@ template <class F> void choose(bool cuts, bool ones, const F& run) {
 }
 
 // The product of the weights from the first row to below the last. A product of many weights leaves the range of float,
-// while what it carries comes back into it: it is double, and stops short of 0 and of infinity where it is not moderate,
-// since NaN and infinities pass everything but a cut.
+// while what it carries comes back into it: it is double, and stops short of 0 and of infinity where it is not
+// moderate, since NaN and infinities pass everything but a cut.
 template <class C> void multiply_down(const C* w, bool moderate, double* through) {
     constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
     double product[kRows];
@@ -568,10 +570,11 @@ template <class C> void image_ends(const ImageBlock<C>& b, const ImageEnds<C>& e
         next_x.part();
         next_guide.part();
         fetch_flows<1>(ends, panels.fields, first);
-        const C* const tiles = load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows);
+        C* const tiles = panels.tile(0); // one after the other
+        load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows, tiles);
         const std::int64_t edges = b.linked ? kRows : b.rows - 1;
         for (std::int64_t k = edges * kRows; k < kTile; ++k) w[k] = C(0);
-        const Range weights = weights_down(b, panels, p, edges, w);
+        const Range weights = weights_down(b, panels, p, tiles, edges, w);
         for (int field = 0; field < panels.fields; ++field) {
             const C* const x = tiles + field * kTaller;
             choose(weights.cuts, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
@@ -630,7 +633,8 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
         next_x.part();
         next_guide.part();
         y.part();
-        const C* const tiles = load_trusted(b, panels, p, kRows);
+        C* const tiles = panels.tile(p);
+        load_trusted(b, panels, p, kRows, tiles);
         C* const across = panels.across + p * kTile;
         const bool cuts_here = weights_across(b, panels, p, across);
         panels.cuts[p] = cuts_here ? C(1) : C(0);
@@ -649,12 +653,12 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t first = p * kRows;
         fetch_flows<0>(ends, panels.fields, first);
-        C* const tiles = load_trusted(b, panels, p, kRows);
+        C* const tiles = panels.tile(p);
         const C* const across = panels.across + p * kTile;
         // What enters the block has crossed the edge; edges beyond the last row are not there.
         for (int k = 0; k < kRows; ++k) down[k] = down[kTile + k] = C(1);
         for (std::int64_t k = b.rows * kRows; k < kTile; ++k) down[k] = C(0);
-        const bool any = weights_down(b, panels, p, b.rows - 1, down + kRows).cuts || panels.cuts[p] != C(0) ||
+        const bool any = weights_down(b, panels, p, tiles, b.rows - 1, down + kRows).cuts || panels.cuts[p] != C(0) ||
                          (p > 0 && panels.cuts[p - 1] != C(0));
         const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
             const C* const x = tiles + field * kTaller;
