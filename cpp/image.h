@@ -11,7 +11,7 @@ constexpr std::int64_t kFewPlanes = 8; // of more, each is better filtered by it
 /// Whether filter_image serves.
 template <class C> bool is_image(const PlaneSet<C>& p) {
     // Supports go the way that finds them with the planes.
-    return !p.line && std::max(p.group_size, p.o.sharing) <= kFewPlanes &&
+    return !p.line && !p.own_weights && std::max(p.group_size, p.o.sharing) <= kFewPlanes &&
            (!p.o.guide || p.o.guide->channels <= kMostPlanes);
 }
 

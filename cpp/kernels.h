@@ -184,6 +184,7 @@ constexpr int kGroupRows = 4; // rows of positions that are filtered together
 template <class C> struct LanesBlock {
     std::int64_t rows, width;   // rows: 1 to kGroupRows
     const C* x;                 // tile [rows][width]
+    bool own;                   // the next four are tiles too, else one number for each position; cuts do not count
     const C* down;              // [rows + 1][width], row i the weights that enter row i from above
     const C* across;            // [rows][width + 1], those that enter each position from the left; 0 at both ends
     const C* reciprocal;        // [rows][width] 1 / S, or 1 / T_vertical(1) for "line", or null
@@ -205,14 +206,14 @@ template <class C> struct LanesKernels {
     /// `next` elements from each position lies one that is stored soon.
     void (*store[4])(const C* tile, void* target, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
                      int lanes, std::int64_t next);
-    /// (8) x becomes c x, c one number for each position, or with only_mask 0 where c is 0.
-    void (*trust)(C* x, const C* c, std::int64_t count, bool only_mask);
+    /// (8) x becomes c x, c one number for each position unless it is `own`, or with only_mask 0 where c is 0.
+    void (*trust)(C* x, const C* c, std::int64_t count, bool own, bool only_mask);
     /// (4) downward: F of the last row of a block from F of the row above. May be in place.
     void (*descend)(const LanesBlock<C>& block, C* last);
     /// (4) upward: B of the first row from B of the row below. May be in place.
     void (*climb)(const LanesBlock<C>& block, C* first);
-    /// next += through times carry, where there is a way through; one number `through` for each position.
-    void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count);
+    /// next += through times carry, where there is a way through; one number for each position unless it is `own`.
+    void (*pass_on)(C* next, const double* through, const C* carry, std::int64_t count, bool own);
     /// (7) of a block: both line filters, normalisation and residual.
     void (*filter)(const LanesBlock<C>& block);
 };

@@ -1,6 +1,7 @@
-// The semi-global filter over two axes with kChannels planes side by side, where many share their weights: these are
-// then one number for each position, nothing is padded, and neither axis asks for shuffles. A band of rows stays in
-// cache from the way down, which leaves F every few rows, to the way up, which does everything else.
+// The semi-global filter over two axes with kChannels planes side by side: many that share their weights, which are
+// then one number for each position, or neighbours in memory with weights of their own. Nothing is padded, and neither
+// axis asks for shuffles. A band of rows stays in cache from the way down, which leaves F every few rows, to the way
+// up, which does everything else.
 #include "parallel.h"
 #include "plane_set.h"
 
@@ -12,7 +13,6 @@ constexpr std::int64_t kBand = 1 << 19;      // bytes of a band then
 constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
-constexpr std::int64_t kFewestPlanes = 12;   // worth filtering side by side
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy by themselves
 constexpr std::int64_t kWidest = 4096;       // columns, but where channels lie together
 constexpr std::int64_t kWidestOfFew = 1000;  // likewise where parts are few
@@ -27,19 +27,22 @@ template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
 
 template <class C> struct LanesScratch {
     LanesScratch(const PlaneSet<C>& p, std::int64_t rows, std::int64_t bands)
-        : row(p.width * kChannels), y_rows(p.height * p.width <= kSmallPlane ? p.height : kGroupRows),
-          down((rows + 1) * p.width), across(rows * (p.width + 1)),
-          reciprocal(p.o.reciprocals.empty() ? 0 : rows * p.width), reciprocal_across(p.line ? rows * p.width : 0),
-          trust(p.o.confidence ? rows * p.width : 0), x(rows * row), above((rows / kGroupRows + 2) * row), below(row),
-          y(y_rows * row), residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
+        : row(p.width * kChannels), weights_row(p.own_weights ? row : p.width),
+          y_rows(p.height * p.width <= kSmallPlane ? p.height : kGroupRows), down((rows + 1) * weights_row),
+          across(rows * (weights_row + weights_row / p.width)),
+          reciprocal(p.o.reciprocals.empty() ? 0 : rows * weights_row),
+          reciprocal_across(p.line ? rows * weights_row : 0), trust(p.o.confidence ? rows * weights_row : 0),
+          x(rows * row), above((rows / kGroupRows + 2) * row), below(row), y(y_rows * row),
+          residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
           ends(holds_sums<C>(p.o) ? 0 : bands * row) {}
     std::int64_t row;                                             // elements of a row of tiles
+    std::int64_t weights_row;                                     // and of weights
     std::int64_t y_rows;                                          // that are stored together: all of a small plane
     Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
     Buffer<C> x, above;                                           // of a band: F above each of its blocks
     Buffer<C> below, y, residual;                                 // of a block
     Buffer<C> ends;                                               // F above each band, unless y holds it
-    std::int64_t group = -1, band = -1;                           // whose weights these are
+    std::int64_t set = -1, band = -1;                             // whose weights these are
     bool cuts = false;
 };
 
@@ -49,11 +52,12 @@ struct Part {
     int near, far;
 };
 
-// How groups are cut into parts of kChannels planes, so that no two parts write to one line of memory: where channels
-// lie together, the first of them that end a line are taken with the last, which do not fill one.
+// How planes are cut into parts of kChannels, so that no two parts write to one line of memory: where neighbours lie
+// together, the first of them that end a line are taken with the last, which do not fill one. Parts of a set have the
+// same weights.
 template <class C> class Parts {
   public:
-    explicit Parts(const PlaneSet<C>& p) : size_(p.group_size) {
+    explicit Parts(const PlaneSet<C>& p) : size_(p.neighbours), own_weights_(p.own_weights), sharing_(p.group_size) {
         constexpr std::uintptr_t line = 64;
         const std::uintptr_t item = item_size(p.o.y.dtype);
         const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(p.o.y.data) % line;
@@ -61,19 +65,29 @@ template <class C> class Parts {
             head_ = std::min(static_cast<std::int64_t>((line - past) % line / item) % kChannels, size_);
         tail_ = (size_ - head_) % kChannels;
         joined_ = head_ + tail_ <= kChannels;
-        count_ = (size_ - head_) / kChannels + (head_ + tail_ > 0 ? 1 : 0) + (joined_ ? 0 : 1);
+        in_a_row_ = (size_ - head_) / kChannels + (head_ + tail_ > 0 ? 1 : 0) + (joined_ ? 0 : 1);
+        count_ = p.planes / size_ * in_a_row_;
     }
-    /// Of a group.
     std::int64_t count() const { return count_; }
-    Part get(std::int64_t group, std::int64_t k) const {
-        const std::int64_t first = group * size_, ends = head_ + tail_ > 0 ? 1 : 0;
+    /// Of a set.
+    std::int64_t per_set() const { return own_weights_ ? sharing_ : in_a_row_; }
+    Part get(std::int64_t set, std::int64_t k) const {
+        if (own_weights_) return in_row(set / in_a_row_ * sharing_ + k, set % in_a_row_);
+        return in_row(set, k);
+    }
+
+  private:
+    Part in_row(std::int64_t row, std::int64_t k) const {
+        const std::int64_t first = row * size_, ends = head_ + tail_ > 0 ? 1 : 0;
         if (k < ends) return {first, static_cast<int>(head_), joined_ ? static_cast<int>(tail_) : 0};
         const std::int64_t start = head_ + (k - ends) * kChannels;
         return {first + start, static_cast<int>(std::min<std::int64_t>(kChannels, size_ - start)), 0};
     }
 
-  private:
-    std::int64_t size_, head_ = 0, tail_, count_;
+    std::int64_t size_; // planes in a row
+    bool own_weights_;
+    std::int64_t sharing_; // rows that follow one another and have the same weights, where neighbours have their own
+    std::int64_t head_ = 0, tail_, in_a_row_, count_;
     bool joined_;
 };
 
@@ -95,11 +109,12 @@ template <class C> class Lanes {
     Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker)
         : p_(p), s_(s), band_rows_(rows), cancel_(cancel), worker_(worker) {}
 
-    void enter(const Part& part) {
-        first_ = part.first;
+    void enter(std::int64_t set, const Part& part) {
+        set_ = set;
+        part_ = part;
         lanes_ = part.near + part.far;
-        find_offsets(x_offsets_, p_.o.x, part);
-        find_offsets(y_offsets_, p_.o.y, part);
+        find_offsets(x_offsets_, p_.o.x);
+        find_offsets(y_offsets_, p_.o.y);
     }
 
     /// All bands of the part in turn.
@@ -140,10 +155,10 @@ template <class C> class Lanes {
         if (band > 0) put(first, last_row(band - 1), ends.below(band - 1));
         PlaneBlock<C> weights{};
         weights.rows = rows_of(band);
-        weights.width = weights.pitch = p_.width;
+        weights.width = weights.pitch = s_.weights_row;
         weights.down = s_.down.get();
         kernels<C>().plane.products(weights, true, ends.upward(band)); // of the edges that leave the rows
-        weights.down -= p_.width;
+        weights.down -= s_.weights_row;
         kernels<C>().plane.products(weights, true, ends.downward(band)); // that enter them
     }
 
@@ -155,14 +170,14 @@ template <class C> class Lanes {
         get(carry, first_row(1), ends.above(1));
         for (std::int64_t band = 1; band + 1 < ends.bands; ++band) {
             get(next, first_row(band + 1), ends.above(band + 1));
-            pass_on(next, ends.downward(band), carry, p_.width);
+            pass_on(next, ends.downward(band), carry, p_.width, p_.own_weights);
             put(next, first_row(band + 1), ends.above(band + 1));
             std::swap(carry, next);
         }
         get(carry, last_row(ends.bands - 2), ends.below(ends.bands - 2));
         for (std::int64_t band = ends.bands - 2; band > 0; --band) {
             get(next, last_row(band - 1), ends.below(band - 1));
-            pass_on(next, ends.upward(band), carry, p_.width);
+            pass_on(next, ends.upward(band), carry, p_.width, p_.own_weights);
             put(next, last_row(band - 1), ends.below(band - 1));
             std::swap(carry, next);
         }
@@ -209,10 +224,10 @@ template <class C> class Lanes {
     std::int64_t first_row(std::int64_t band) const { return band * band_rows_; }
     std::int64_t last_row(std::int64_t band) const { return first_row(band) + rows_of(band) - 1; }
 
-    void find_offsets(std::int64_t* offsets, const AnyView& v, const Part& part) const {
+    void find_offsets(std::int64_t* offsets, const AnyView& v) const {
         for (int l = 0; l < lanes_; ++l) {
-            const std::int64_t plane = part.first + (l < part.near ? l : p_.group_size - lanes_ + l);
-            offsets[l] = p_.offset(v, plane) - p_.offset(v, part.first);
+            const std::int64_t plane = part_.first + (l < part_.near ? l : p_.neighbours - lanes_ + l);
+            offsets[l] = p_.offset(v, plane) - p_.offset(v, part_.first);
         }
     }
 
@@ -222,7 +237,7 @@ template <class C> class Lanes {
         const bool dense = p_.row_stride(v) == p_.width * p_.column_stride(v);
         const std::int64_t together = dense ? rows : 1;
         for (std::int64_t r = 0; r < rows; r += together)
-            run(tile + r * s_.row, p_.row(v, first_, first + r), together * p_.width);
+            run(tile + r * s_.row, p_.row(v, part_.first, first + r), together * p_.width);
     }
     void load(C* tile, const AnyView& v, const std::int64_t* offsets, std::int64_t first, std::int64_t rows) const {
         each_run(tile, v, first, rows, [&](C* to, const void* from, std::int64_t count) {
@@ -239,7 +254,8 @@ template <class C> class Lanes {
         });
     }
     void trust(C* tile, const Rows& rows, bool only_mask) const {
-        kernels<C>().lanes.trust(tile, s_.trust.get() + rows.first * p_.width, rows.count * p_.width, only_mask);
+        kernels<C>().lanes.trust(tile, s_.trust.get() + rows.first * s_.weights_row, rows.count * p_.width,
+                                 p_.own_weights, only_mask);
     }
 
     std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, p_.height - band * band_rows_); }
@@ -248,28 +264,47 @@ template <class C> class Lanes {
         return {k * kGroupRows, std::min<std::int64_t>(kGroupRows, rows_of(band) - k * kGroupRows)};
     }
 
+    // Row i of what is one number for each position of all lanes, or of each lane.
+    void load_weights(C* to, const AnyView& v, std::int64_t i, std::int64_t count) const {
+        if (!p_.own_weights) return p_.load_row(to, v, part_.first, i);
+        std::int64_t offsets[kChannels];
+        for (int l = 0; l < lanes_; ++l)
+            offsets[l] = (l < part_.near ? l : p_.neighbours - lanes_ + l) * p_.plane_stride(v);
+        kernels<C>().lanes.load[static_cast<int>(v.dtype)](to, p_.row(v, part_.first, i), count, p_.column_stride(v),
+                                                           offsets, lanes_);
+    }
+
     // Weights of a band, supports and confidence too; only the vertical ones and the confidence for `leaving`.
     void load_band(std::int64_t band, bool leaving) {
-        const std::int64_t group = first_ / p_.group_size;
-        if (s_.group == group && s_.band == band && !leaving) return;
-        s_.group = group;
+        if (s_.set == set_ && s_.band == band && !leaving) return;
+        s_.set = set_;
         s_.band = leaving ? -1 : band;
         s_.cuts = false;
-        const std::int64_t start = band * band_rows_, rows = rows_of(band), width = p_.width;
+        const Operands& o = p_.o;
+        const std::int64_t start = band * band_rows_, rows = rows_of(band), width = p_.width, row = s_.weights_row;
+        const std::int64_t position = row / width;
         for (std::int64_t r = 0; r <= rows; ++r) {
-            C* const down = s_.down.get() + r * width;
-            p_.load_down(down, first_, start + r - 1);
-            s_.cuts |= start + r > 0 && start + r < p_.height && has_zero(down, width, width, 1);
+            C* const down = s_.down.get() + r * row;
+            if (start + r == 0 || start + r == p_.height) {
+                std::fill_n(down, row, C(0)); // no edges
+            } else {
+                load_weights(down, o.weights[p_.down_axis], start + r - 1, width);
+                s_.cuts |= !p_.own_weights && has_zero(down, row, row, 1);
+            }
         }
         for (std::int64_t r = 0; r < rows; ++r) {
-            if (p_.o.confidence) p_.load_row(s_.trust.get() + r * width, *p_.o.confidence, first_, start + r);
+            if (o.confidence) load_weights(s_.trust.get() + r * row, *o.confidence, start + r, width);
             if (leaving) continue;
-            C* const across = s_.across.get() + r * (width + 1);
-            across[0] = across[width] = C(0);
-            p_.load_across(across + 1, first_, start + r);
-            s_.cuts |= has_zero(across + 1, width, width - 1, 1);
-            p_.load_reciprocals(s_.reciprocal.get() + r * width, s_.reciprocal_across.get() + r * width, first_,
-                                start + r);
+            C* const across = s_.across.get() + r * (row + position);
+            std::fill_n(across, position, C(0));
+            std::fill_n(across + row, position, C(0));
+            load_weights(across + position, o.weights[p_.across_axis], start + r, width - 1);
+            s_.cuts |= !p_.own_weights && has_zero(across + position, row, row - position, 1);
+            if (!o.reciprocals.empty())
+                load_weights(s_.reciprocal.get() + r * row, o.reciprocals[p_.line ? p_.down_axis : 0], start + r,
+                             width);
+            if (p_.line)
+                load_weights(s_.reciprocal_across.get() + r * row, o.reciprocals[p_.across_axis], start + r, width);
         }
     }
 
@@ -278,7 +313,8 @@ template <class C> class Lanes {
         b.rows = rows.count;
         b.width = p_.width;
         b.x = s_.x.get() + rows.first * s_.row;
-        b.down = s_.down.get() + rows.first * p_.width;
+        b.own = p_.own_weights;
+        b.down = s_.down.get() + rows.first * s_.weights_row;
         b.cuts = s_.cuts;
         return b;
     }
@@ -304,9 +340,9 @@ template <class C> class Lanes {
         const bool at_once = s_.y_rows == p_.height;
         for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
             const Rows rows = rows_of_block(band, k);
-            const std::int64_t at = rows.first * p_.width, first = band * band_rows_ + rows.first;
+            const std::int64_t at = rows.first * s_.weights_row, first = band * band_rows_ + rows.first;
             LanesBlock<C> b = block(rows);
-            b.across = s_.across.get() + rows.first + at;
+            b.across = s_.across.get() + at + rows.first * (s_.weights_row / p_.width);
             b.reciprocal = p_.o.reciprocals.empty() ? nullptr : s_.reciprocal.get() + at;
             b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
@@ -334,7 +370,8 @@ template <class C> class Lanes {
     std::int64_t band_rows_;
     CancelFlag& cancel_;
     int worker_;
-    std::int64_t first_ = 0; // plane
+    std::int64_t set_ = 0;
+    Part part_{};
     int lanes_ = 0;
     std::int64_t x_offsets_[kChannels], y_offsets_[kChannels];
 };
@@ -343,10 +380,10 @@ template <class C> class Lanes {
 
 template <class C> bool side_by_side(const PlaneSet<C>& p) {
     // Bands of 16 planes, and what flows between those of few parts, take much memory where rows are wide.
-    const std::int64_t parts = p.planes / p.group_size * ((p.group_size + kChannels - 1) / kChannels);
+    const std::int64_t parts = p.planes / p.neighbours * ((p.neighbours + kChannels - 1) / kChannels);
     const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
     const bool affordable = channels_together || p.width <= (parts >= kFewestTasks ? kWidest : kWidestOfFew);
-    return p.group_size >= kFewestPlanes && affordable;
+    return p.neighbours >= kFewestSideBySide && affordable;
 }
 
 namespace {
@@ -354,23 +391,24 @@ namespace {
 // Few parts: their bands keep threads busy, once what flows between these is known.
 template <class C>
 void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows, const Options& options) {
-    const std::int64_t bands = (p.height + rows - 1) / rows, row = p.width * kChannels;
-    const std::int64_t count = p.planes / p.group_size * parts.count();
-    const std::int64_t together = std::clamp<std::int64_t>(kBandsTogether / bands, 1, count);
+    const std::int64_t bands = (p.height + rows - 1) / rows;
+    const std::int64_t together = std::clamp<std::int64_t>(kBandsTogether / bands, 1, parts.count());
     const PerWorker<LanesScratch<C>> scratch(together * bands, options, p, rows, 0);
+    const std::int64_t row = scratch[0].row, weights_row = scratch[0].weights_row;
     CancelFlag cancel(options);
-    const std::int64_t flows = holds_sums<C>(p.o) ? 0 : 2 * bands * row, through = 2 * bands * p.width;
+    const std::int64_t flows = holds_sums<C>(p.o) ? 0 : 2 * bands * row, through = 2 * bands * weights_row;
     const Buffer<C> all_flows(together * flows);
     const Buffer<double> all_through(together * through);
-    for (std::int64_t start = 0; start < count; start += together) {
-        const std::int64_t now = std::min(together, count - start);
+    for (std::int64_t start = 0; start < parts.count(); start += together) {
+        const std::int64_t now = std::min(together, parts.count() - start);
         const auto each = [&](std::int64_t tasks_per_part, const auto& run) {
             parallel_for(now * tasks_per_part, options, [&](std::int64_t task, int worker) {
                 const std::int64_t part = task / tasks_per_part;
                 Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
-                lanes.enter(parts.get((start + part) / parts.count(), (start + part) % parts.count()));
+                const std::int64_t set = (start + part) / parts.per_set();
+                lanes.enter(set, parts.get(set, (start + part) % parts.per_set()));
                 run(lanes, task % tasks_per_part,
-                    BandEnds<C>{bands, row, p.width, all_flows.get() + part * flows,
+                    BandEnds<C>{bands, row, weights_row, all_flows.get() + part * flows,
                                 all_through.get() + part * through});
             });
         };
@@ -385,21 +423,22 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
 
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
     const Parts<C> parts(p);
-    const std::int64_t rows = band_rows(p), count = p.planes / p.group_size * parts.count();
-    if (count < kFewestTasks && p.height > rows) {
+    const std::int64_t rows = band_rows(p);
+    if (parts.count() < kFewestTasks && p.height > rows) {
         filter_bands(p, parts, rows, options);
         return;
     }
-    const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.count());
-    const std::int64_t per_group = (parts.count() + together - 1) / together;
-    const std::int64_t tasks = p.planes / p.group_size * per_group;
+    const std::int64_t together =
+        std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.per_set());
+    const std::int64_t tasks_per_set = (parts.per_set() + together - 1) / together;
+    const std::int64_t tasks = parts.count() / parts.per_set() * tasks_per_set;
     const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows, (p.height + rows - 1) / rows);
     CancelFlag cancel(options);
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
         Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
-        const std::int64_t group = task / per_group, from = task % per_group * together;
-        for (std::int64_t k = from; k < std::min(from + together, parts.count()); ++k) {
-            lanes.enter(parts.get(group, k));
+        const std::int64_t set = task / tasks_per_set, from = task % tasks_per_set * together;
+        for (std::int64_t k = from; k < std::min(from + together, parts.per_set()); ++k) {
+            lanes.enter(set, parts.get(set, k));
             lanes.filter_whole();
         }
     });

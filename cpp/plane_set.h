@@ -18,7 +18,8 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
 
-constexpr std::int64_t kStreamed = 1 << 24; // bytes of y
+constexpr std::int64_t kStreamed = 1 << 24;    // bytes of y
+constexpr std::int64_t kFewestSideBySide = 12; // planes
 
 constexpr std::int64_t kNoPlane = -1;
 
@@ -41,16 +42,25 @@ template <class C> class PlaneSet {
           down_axis(1 - across_axis), rows_(o.axes[down_axis]), columns_(o.axes[across_axis]), height(o.y.shape[rows_]),
           width(o.y.shape[columns_]), pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)),
           blocks((height + kRows - 1) / kRows) {
+        DimOrder order = order_by_stride(o.y);
+        const auto end = std::remove_if(order.dims.begin(), order.dims.begin() + order.count,
+                                        [&](int d) { return d == rows_ || d == columns_ || o.y.shape[d] == 1; });
+        const std::vector<int> dims(order.dims.begin(), end);
+        const auto add = [&](int d) {
+            outer_.push_back(d);
+            planes *= o.y.shape[d];
+        };
+        own_weights = !dims.empty() && varies(dims[0]) && o.y.shape[dims[0]] >= kFewestSideBySide &&
+                      std::abs(o.y.strides[dims[0]]) < std::abs(column_stride(o.y));
+        if (own_weights) add(dims[0]);
         // Planes that share their weights follow one another, neighbours in memory first.
-        const DimOrder order = order_by_stride(o.y);
         for (const bool group : {false, true})
-            for (int k = 0; k < order.count; ++k) {
-                const int d = order.dims[k];
-                if (d == rows_ || d == columns_ || o.y.shape[d] == 1 || varies(d) != group) continue;
-                outer_.push_back(d);
-                planes *= o.y.shape[d];
+            for (const int d : dims) {
+                if (varies(d) != group || (own_weights && d == dims[0])) continue;
+                add(d);
                 if (!group) group_size *= o.y.shape[d];
             }
+        neighbours = own_weights ? o.y.shape[dims[0]] : group_size;
     }
 
     const Operands& o;
@@ -64,7 +74,9 @@ template <class C> class PlaneSet {
   public:
     const std::int64_t height, width, pitch, across_pitch, blocks;
     std::int64_t planes = 1;
-    std::int64_t group_size = 1; // planes in a row that share weights, supports and confidence
+    std::int64_t group_size = 1; // planes that share weights, supports and confidence: in a row, but with own_weights
+    bool own_weights;            // as a batch has that lies innermost: planes that are neighbours in memory do not
+    std::int64_t neighbours;     // planes in a row that go side by side: of a group, or with weights of their own
 
     std::int64_t column_stride(const AnyView& v) const { return v.strides[columns_]; }
     std::int64_t row_stride(const AnyView& v) const { return v.strides[rows_]; }
@@ -90,21 +102,6 @@ template <class C> class PlaneSet {
     void load_row(C* to, const AnyView& v, std::int64_t plane, std::int64_t i) const {
         load_rows(to, v.shape[columns_], v, plane, i, 1);
     }
-    /// Weights of the edges between rows i and i + 1; 0 where there are none.
-    void load_down(C* to, std::int64_t plane, std::int64_t i) const {
-        if (i < 0 || i >= height - 1)
-            std::fill_n(to, width, C(0));
-        else
-            load_row(to, o.weights[down_axis], plane, i);
-    }
-    void load_across(C* to, std::int64_t plane, std::int64_t i) const {
-        load_row(to, o.weights[across_axis], plane, i);
-    }
-    void load_reciprocals(C* down, C* across, std::int64_t plane, std::int64_t i) const {
-        if (!o.reciprocals.empty()) load_row(down, o.reciprocals[line ? down_axis : 0], plane, i);
-        if (line) load_row(across, o.reciprocals[across_axis], plane, i);
-    }
-
     /// `count` rows of an operand, 0 where it has no more and beyond its width.
     void load_rows(C* rows, std::int64_t row_pitch, const AnyView& v, std::int64_t plane, std::int64_t first,
                    std::int64_t count) const {

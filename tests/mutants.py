@@ -45,6 +45,7 @@ BANDS = "tests/test_bands.py"
 SHARED = "tests/test_shared_weights_backward.py"
 WAYS = "tests/test_line_ways.py"
 IMAGES = "tests/test_images.py"
+BATCH = "tests/test_batch_innermost.py"
 
 MUTANTS = [
     Mutant(
@@ -355,6 +356,20 @@ MUTANTS = [
         "get(above, first_row(band), s_.ends.get() + band * s_.row);",
         "std::fill_n(above, s_.row, C(0));",
         BANDS,
+    ),
+    Mutant(
+        "cuts overlooked: of planes with weights of their own, side by side",
+        "cpp/kernels/lanes.cpp",
+        "run(Number<true>{}, Number<true>{}, Number<rows>{});",
+        "run(Number<false>{}, Number<true>{}, Number<rows>{});",
+        BATCH,
+    ),
+    Mutant(
+        "a last plane takes the weights of another, planes with weights of their own",
+        "cpp/lanes.cpp",
+        "offsets[l] = (l < part_.near ? l : p_.neighbours - lanes_ + l) * p_.plane_stride(v);",
+        "offsets[l] = l * p_.plane_stride(v);",
+        BATCH,
     ),
     Mutant(
         "what flows between bands kept in a row of y that is needed, planes side by side",

@@ -1,54 +1,55 @@
-// Both axes of kChannels planes side by side: all planes share a position's weights, which are single numbers here, and
-// both line filters are steps from one row of a tile to another.
+// Both axes of kChannels planes side by side: both line filters are steps from one row of a tile to another. A
+// position's weights are single numbers where all planes share them.
 #include "../step.h"
 #include "channels.h"
 
 namespace sgs::SGS_ISA {
 namespace {
 
-template <bool cuts, class C> __attribute__((always_inline)) inline Vec<C> over(C w, Vec<C> f) {
-    return carry_over<cuts>(Vec<C>{} + w, f);
-}
-template <bool cuts, class C> __attribute__((always_inline)) inline Vec<C> over(C w, Vec<C> x, Vec<C> f) {
-    return carry_over<cuts>(Vec<C>{} + w, x, f);
+// What there is of w for lanes [l, l + kWidth) of a position.
+template <bool own, class C> __attribute__((always_inline)) inline Vec<C> at(const C* w, std::int64_t position, int l) {
+    if constexpr (own) return load_vector(w + position * kChannels + l);
+    return Vec<C>{} + w[position];
 }
 
-template <class C, bool cuts, int rows> void descend(const LanesBlock<C>& p, C* last) {
+template <class C, bool cuts, bool own, int rows> void descend(const LanesBlock<C>& p, C* last) {
     const C *x = p.x, *down = p.down, *above = p.above;
     const std::int64_t width = p.width;
     for (std::int64_t j = 0; j < width; ++j)
         for (int l = 0; l < kChannels; l += kWidth<C>) {
             Vec<C> f = load_vector(above + j * kChannels + l);
             for (int r = 0; r < rows; ++r)
-                f = load_vector(x + (r * width + j) * kChannels + l) + over<cuts>(down[r * width + j], f);
+                f = load_vector(x + (r * width + j) * kChannels + l) +
+                    carry_over<cuts>(at<own>(down, r * width + j, l), f);
             store_vector(last + j * kChannels + l, f);
         }
 }
 
-template <class C, bool cuts, int rows> void climb(const LanesBlock<C>& p, C* first) {
+template <class C, bool cuts, bool own, int rows> void climb(const LanesBlock<C>& p, C* first) {
     const C *x = p.x, *down = p.down, *below = p.below;
     const std::int64_t width = p.width;
     for (std::int64_t j = 0; j < width; ++j)
         for (int l = 0; l < kChannels; l += kWidth<C>) {
             Vec<C> b = load_vector(below + j * kChannels + l);
             for (int r = rows - 1; r >= 0; --r)
-                b = load_vector(x + (r * width + j) * kChannels + l) + over<cuts>(down[(r + 1) * width + j], b);
+                b = load_vector(x + (r * width + j) * kChannels + l) +
+                    carry_over<cuts>(at<own>(down, (r + 1) * width + j, l), b);
             store_vector(first + j * kChannels + l, b);
         }
 }
 
-template <class C>
-void pass_on(C* __restrict next, const double* __restrict through, const C* __restrict carry, std::int64_t count) {
+template <class C> void pass_on(C* __restrict next, const double* __restrict through, const C* __restrict carry,
+                                std::int64_t count, bool own) {
     for (std::int64_t j = 0; j < count; ++j)
         for (int l = 0; l < kChannels; ++l) {
             C& to = next[j * kChannels + l];
-            to = static_cast<C>(
-                step(static_cast<double>(to), through[j], static_cast<double>(carry[j * kChannels + l])));
+            to = static_cast<C>(step(static_cast<double>(to), through[own ? j * kChannels + l : j],
+                                     static_cast<double>(carry[j * kChannels + l])));
         }
 }
 
 // (5) along the rows from the right: terms w B in y. As in plane.cpp, chained on the terms.
-template <class C, bool cuts, int rows> void from_right(const LanesBlock<C>& p, int l) {
+template <class C, bool cuts, bool own, int rows> void from_right(const LanesBlock<C>& p, int l) {
     const C* __restrict x = p.x;
     const C* __restrict across = p.across;
     C* __restrict y = p.y;
@@ -57,15 +58,15 @@ template <class C, bool cuts, int rows> void from_right(const LanesBlock<C>& p, 
     for (std::int64_t j = width - 1; j >= 0; --j)
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const std::int64_t at = (r * width + j) * kChannels + l;
-            b[r] = over<cuts>(across[r * (width + 1) + j + 1], after[r], b[r]);
-            after[r] = load_vector(x + at);
-            store_vector(y + at, b[r]);
+            const std::int64_t here = (r * width + j) * kChannels + l;
+            b[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j + 1, l), after[r], b[r]);
+            after[r] = load_vector(x + here);
+            store_vector(y + here, b[r]);
         }
 }
 
 // Everything else. finish(horizontal term, vertical term, x, position) makes y.
-template <class C, bool cuts, int rows, class Finish>
+template <class C, bool cuts, bool own, int rows, class Finish>
 __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int l, const Finish& finish) {
     const C* __restrict across = p.across;
     const C* __restrict down = p.down;
@@ -78,16 +79,16 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             x[r] = load_vector(p.x + (r * width + j) * kChannels + l);
-            f[r] = over<cuts>(across[r * (width + 1) + j], before[r], f[r]);
+            f[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j, l), before[r], f[r]);
             before[r] = x[r];
-            vertical[r] = over<cuts>(down[r * width + j], d);
+            vertical[r] = carry_over<cuts>(at<own>(down, r * width + j, l), d);
             d = x[r] + vertical[r];
         }
         C* const below = p.below + j * kChannels + l;
         Vec<C> u = load_vector(below);
 #pragma GCC unroll 4
         for (int r = rows - 1; r >= 0; --r) {
-            const Vec<C> term = over<cuts>(down[(r + 1) * width + j], u);
+            const Vec<C> term = carry_over<cuts>(at<own>(down, (r + 1) * width + j, l), u);
             u = x[r] + term;
             C* const to = p.y + (r * width + j) * kChannels + l;
             Vec<C> y = finish(f[r] + load_vector(to), vertical[r] + term, x[r], r * width + j);
@@ -98,56 +99,69 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
     }
 }
 
-template <class C, bool cuts, int rows> void filter(const LanesBlock<C>& block) {
+template <class C, bool cuts, bool own, int rows> void filter(const LanesBlock<C>& block) {
     const LanesBlock<C> p = block; // so that no store may change it
     const Vec<C> fill = Vec<C>{} + p.fill;
     for (int l = 0; l < kChannels; l += kWidth<C>) {
-        from_right<C, cuts, rows>(p, l);
-        const auto each = [&](const auto& finish) { from_left<C, cuts, rows>(p, l, finish); };
+        from_right<C, cuts, own, rows>(p, l);
+        const auto each = [&](const auto& finish) { from_left<C, cuts, own, rows>(p, l, finish); };
         if (p.reciprocal_across != nullptr)
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t at) {
-                return (across + x) * p.reciprocal_across[at] + (down + x) * p.reciprocal[at];
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+                return (across + x) * at<own>(p.reciprocal_across, i, l) + (down + x) * at<own>(p.reciprocal, i, l);
             });
         else if (p.reciprocal == nullptr)
             each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t) { return across + down + p.centres * x; });
         else if (p.supported_only)
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t at) {
-                const Vec<C> r = Vec<C>{} + p.reciprocal[at];
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+                const Vec<C> r = at<own>(p.reciprocal, i, l);
                 return r < Vec<C>{} ? fill : (across + down + x) * r;
             });
         else
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t at) {
-                return (across + down + x) * p.reciprocal[at];
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+                return (across + down + x) * at<own>(p.reciprocal, i, l);
             });
     }
 }
 
-// x times c, one number for all lanes of a position; 0 where c is 0, and x itself elsewhere if only masking.
-template <class C> void trust(C* x, const C* c, std::int64_t count, bool only_mask) {
+// x times c; 0 where c is 0, and x itself elsewhere if only masking.
+template <class C> void trust(C* x, const C* c, std::int64_t count, bool own, bool only_mask) {
     for (std::int64_t j = 0; j < count; ++j)
-        for (int l = 0; l < kChannels; ++l)
-            x[j * kChannels + l] =
-                c[j] != C(0) ? (only_mask ? x[j * kChannels + l] : c[j] * x[j * kChannels + l]) : C(0);
+        for (int l = 0; l < kChannels; ++l) {
+            const C trusted = c[own ? j * kChannels + l : j];
+            C& value = x[j * kChannels + l];
+            value = trusted != C(0) ? (only_mask ? value : trusted * value) : C(0);
+        }
 }
 
-// run(cuts, rows) with what the block has of both.
+// run(cuts, own, rows) with what the block has of them. Lanes that do not share their weights do not share cuts either:
+// what one has must not show in the others' last bits.
 template <int rows = kGroupRows, class C, class Run> void choose(const LanesBlock<C>& p, const Run& run) {
-    if (p.rows == rows)
-        p.cuts ? run(Number<true>{}, Number<rows>{}) : run(Number<false>{}, Number<rows>{});
-    else if constexpr (rows > 1)
+    if (p.rows == rows) {
+        if (p.own)
+            run(Number<true>{}, Number<true>{}, Number<rows>{});
+        else if (p.cuts)
+            run(Number<true>{}, Number<false>{}, Number<rows>{});
+        else
+            run(Number<false>{}, Number<false>{}, Number<rows>{});
+    } else if constexpr (rows > 1) {
         choose<rows - 1>(p, run);
+    }
 }
 
 template <class C> void descend_block(const LanesBlock<C>& p, C* last) {
-    choose(p, [&](auto cuts, auto rows) { descend<C, (cuts.value != 0), rows.value>(p, last); });
+    choose(p, [&](auto cuts, auto own, auto rows) {
+        descend<C, (cuts.value != 0), (own.value != 0), rows.value>(p, last);
+    });
 }
 
 template <class C> void climb_block(const LanesBlock<C>& p, C* first) {
-    choose(p, [&](auto cuts, auto rows) { climb<C, (cuts.value != 0), rows.value>(p, first); });
+    choose(p, [&](auto cuts, auto own, auto rows) {
+        climb<C, (cuts.value != 0), (own.value != 0), rows.value>(p, first);
+    });
 }
 
 template <class C> void filter_block(const LanesBlock<C>& p) {
-    choose(p, [&](auto cuts, auto rows) { filter<C, (cuts.value != 0), rows.value>(p); });
+    choose(p, [&](auto cuts, auto own, auto rows) { filter<C, (cuts.value != 0), (own.value != 0), rows.value>(p); });
 }
 
 } // namespace
