@@ -213,7 +213,7 @@ MUTANTS = [
     Mutant(
         "the square root forgotten",
         "cpp/weights.cpp",
-        "metric == Metric::euclidean);",
+        "simple == Metric::euclidean);",
         "false);",
         WEIGHTS,
     ),
@@ -283,8 +283,8 @@ MUTANTS = [
     Mutant(
         "a centre counted twice, with channels side by side",
         "cpp/kernels/lanes.cpp",
-        "return (across + down + x) * p.reciprocal[at];",
-        "return (across + down + x + x) * p.reciprocal[at];",
+        "return (across + down + x) * at<own>(p.reciprocal, i, l);",
+        "return (across + down + x + x) * at<own>(p.reciprocal, i, l);",
         FILTER,
     ),
     Mutant(
@@ -297,8 +297,8 @@ MUTANTS = [
     Mutant(
         "an edge dropped: the last column's, with channels side by side",
         "cpp/kernels/lanes.cpp",
-        "b[r] = over<cuts>(across[r * (width + 1) + j + 1], after[r], b[r]);",
-        "b[r] = over<cuts>(j + 2 == width ? C(0) : across[r * (width + 1) + j + 1], after[r], b[r]);",
+        "b[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
+        "if (j + 2 != width) b[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
         FILTER,
     ),
     Mutant(
@@ -339,7 +339,7 @@ MUTANTS = [
     Mutant(
         "a carry lost: between bands of planes side by side",
         "cpp/lanes.cpp",
-        "        weights.down -= p_.width;\n",
+        "        weights.down -= s_.weights_row;\n",
         "",
         BANDS,
     ),
@@ -516,7 +516,7 @@ MUTANTS = [
     Mutant(
         "cuts overlooked: upward ones, with channels side by side",
         "cpp/lanes.cpp",
-        "s_.cuts |= has_zero(across + 1, width, width - 1, 1);",
+        "s_.cuts |= !p_.own_weights && has_zero(across + position, row, row - position, 1);",
         "",
         RULES,
     ),

@@ -235,7 +235,7 @@ def test_interrupt_leaves_the_rest_undone(name: str, threads: int) -> None:
         import numpy as np
         import sgs
 
-        x = np.broadcast_to(np.float16(1), (400, 512, 512))
+        x = np.broadcast_to(np.float16(1), (1200, 512, 512))
         out = np.empty(x.shape, np.float16)
         w = np.broadcast_to(np.float32(0.5), (1, 511, 1))
         guide = np.zeros((1, 512, 512))

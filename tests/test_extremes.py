@@ -25,17 +25,18 @@ def test_no_instruction_set_by_a_part_of_its_name(name: str) -> None:
 
 def test_one_long_line_is_interrupted() -> None:
     code = textwrap.dedent("""
-        import os, signal, threading, time
+        import os, signal, threading
         import numpy as np
         import sgs
         x = np.broadcast_to(np.float32(1), 300_000_000)
-        out = np.empty(300_000_000, np.float32)
+        out = np.zeros(300_000_000, np.float32)
         w = np.broadcast_to(np.float32(0.5), 299_999_999)
-        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         try:
             sgs.scan(x, w, out=out)
         except KeyboardInterrupt:
-            print(time.process_time())
+            print(np.count_nonzero(out[::1000]))
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert float(done.stdout) < 3.0, "300 million steps were taken, or it was not interrupted"
+    assert done.stdout, "it was not interrupted"
+    assert int(done.stdout) < 300_000, "all steps were taken"
