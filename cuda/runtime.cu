@@ -22,6 +22,9 @@ bool cuda_available() { return count_devices() == cudaSuccess; }
 
 const char* reason_unavailable() {
     const cudaError_t error = count_devices();
+    int driver = 0; // stays 0 where there is none, which CUDA's own words call too old
+    if (error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        return "no NVIDIA driver is installed";
     return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 

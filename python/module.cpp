@@ -112,7 +112,8 @@ py::dict build_info() {
 #else
     info["openmp"] = "no";
 #endif
-    info["cuda"] = sgs::cuda::cuda_version();
+    const std::string architectures = sgs::cuda::cuda_architectures();
+    info["cuda"] = sgs::cuda::cuda_version() + (architectures.empty() ? "" : " for " + architectures);
     return info;
 }
 

@@ -1,6 +1,7 @@
 """Builds cuda/ and its binding with a C++ compiler against the emulation beside this file, and runs the tests on what it built."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -36,8 +37,8 @@ def folder(kind: str) -> Path:
 def build(target: Path, kind: str = "fibers", cuda: Path = ROOT / "cuda", reuse: Path | None = None) -> Path:
     """The module of that kind in folder `target`, from the sources in `cuda`.
 
-    Objects in `target` that are newer than all they could depend on stay. Where `cuda` is a changed copy, objects in folder `reuse`
-    stand for files that did not change.
+    Objects in `target` that are newer than all they depend on stay. Where `cuda` is a changed copy, objects in folder `reuse`
+    stand for files that include nothing that changed.
     """
     import pybind11
 
@@ -56,7 +57,6 @@ def build(target: Path, kind: str = "fibers", cuda: Path = ROOT / "cuda", reuse:
     ]
     flags += ["-Wno-error"] if reuse is not None else []  # a fault may leave something unused
     flags += [f"-I{i}" for i in includes]
-    headers = [h for f in folders for h in (*f.glob("*.h"), *f.glob("*.cuh"))]
     sources = [
         *sorted(cuda.glob("*.cu")),
         ROOT / "python/cuda_module.cpp",
@@ -67,14 +67,13 @@ def build(target: Path, kind: str = "fibers", cuda: Path = ROOT / "cuda", reuse:
     def changed(file: Path) -> bool:
         return file.parent == cuda and (ROOT / "cuda" / file.name).read_bytes() != file.read_bytes()
 
-    headers_changed = any(changed(h) for h in headers)
-
     def compile_one(source: Path) -> Path:
         made = target / f"{source.stem}.o"
+        files = _with_included(source, folders)
         if reuse is not None:
-            if not headers_changed and not changed(source):
+            if not any(changed(f) for f in files):
                 return reuse / made.name
-        elif made.exists() and made.stat().st_mtime > max(f.stat().st_mtime for f in (source, *headers)):
+        elif made.exists() and made.stat().st_mtime > max(f.stat().st_mtime for f in files):
             return made
         _run([*compiler(), *flags, "-x", "c++", "-c", str(source), "-o", str(made)])
         return made
@@ -115,6 +114,19 @@ def run_tests(
     return subprocess.run(
         command, cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def _with_included(source: Path, folders: Sequence[Path]) -> set[Path]:
+    """The file and all that it includes from these folders, however far."""
+    found, left = set(), [source]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for name in re.findall(r'^#include "([^"]+)"', file.read_text(), re.M):
+            left += [f / name for f in (file.parent, *folders) if (f / name).exists()][:1]
+    return found
 
 
 def _output(command: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ there on everything is as it would be with a card, operators, memory from torch,
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -205,10 +206,16 @@ def test_transforms(card: Callable[[], Any]) -> None:
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
-def test_refused_without_cuda(card: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+NO_DRIVER = SimpleNamespace(available=lambda: False, reason=lambda: "no driver here")
+
+
+@pytest.mark.parametrize("module", (NO_DRIVER, sgs._core.cuda), ids=("stand-in", "installed"))
+def test_refused_without_cuda(card: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     """What is missing is said when a CUDA tensor comes."""
+    if module.available():
+        pytest.skip("there is a device")
+    assert module.reason()
     with card():
-        stand_in = SimpleNamespace(available=lambda: False, reason=lambda: "no driver here")
-        monkeypatch.setattr(sgs._core, "cuda", stand_in)
-        with pytest.raises(RuntimeError, match="no driver here"):
+        monkeypatch.setattr(sgs._core, "cuda", module)
+        with pytest.raises(RuntimeError, match=f"CUDA tensors cannot be filtered: {re.escape(module.reason())}"):
             st.scan(tensor(3), weights(2))
