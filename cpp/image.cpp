@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t kStrip = 2048;       // columns that one task connects
 constexpr std::int64_t kSmall = 1 << 17;    // positions of an image that one thread filters alone where there are many
-constexpr std::int64_t kTaskSize = 1 << 14; // positions that are worth a turn
+constexpr std::int64_t kTaskSize = 1 << 12; // positions that are worth a turn
 constexpr std::int64_t kTurns = 8;          // of a thread, where there are that many
 
 // All rows of the planes of a group, and how they lie.
