@@ -314,7 +314,11 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
     const AnyView source = o.confidence ? *o.confidence : field_of_ones<C>(o.x);
     Operands sums;
     sums.filter.normalization = Normalization::cross_sum;
-    if (is_plane_filter(o)) sums.sharing = PlaneSet<C>(o).group_size;
+    if (is_plane_filter(o)) {
+        const PlaneSet<C> planes(o);
+        sums.sharing = planes.group_size;
+        sums.by_neighbours = planes.own_weights;
+    }
     sums.x = collapse(source, shared);
     std::vector<Buffer<C>> buffers;
     const std::int64_t count = sums.x.size();

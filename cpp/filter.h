@@ -25,7 +25,8 @@ struct Operands {
     FilterOptions filter;
     std::optional<AnyView> confidence;
     std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
-    std::int64_t sharing = 0;         // where these sums are the supports of planes: how many share them
+    std::int64_t sharing = 0;         // where these sums are the supports of planes: how many share them,
+    bool by_neighbours = false;       // and whether those go side by side with weights of their own
     std::optional<AnyView> above,
         below; // of one axis: what flows into its lines; the edge to below is still to be crossed
 };
@@ -35,7 +36,7 @@ template <class C> bool holds_sums(const Operands& o) {
     return o.y.dtype == dtype_of<C>::value && o.y.data != o.x.data;
 }
 
-/// Whether filter_planes serves: two axes, lines that fill vectors.
+/// Whether filter_planes serves: two axes.
 bool is_plane_filter(const Operands& o);
 
 /// Whether filter_planes best makes weights and supports itself, from o.guide, which may overlap y.

@@ -176,11 +176,12 @@ template <class C> struct ImageKernels {
     void (*filter)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
 };
 
-constexpr int kChannels = 16; // planes that share their weights, side by side: a row of a tile is one position of all
-constexpr int kGroupRows = 4; // rows of positions that are filtered together
+constexpr int kChannels = 16;                // planes side by side: a row of a tile is one position of all
+constexpr int kGroupRows = 4;                // rows of positions that are filtered together
+constexpr std::int64_t kPositionsAhead = 24; // that are fetched where planes lie together
 
-/// A few rows of positions of kChannels planes that share their weights: tiles [rows][width][kChannels], and one number
-/// for each position.
+/// A few rows of positions of kChannels planes: tiles [rows][width][kChannels], and what planes that share their
+/// weights have one number of for each position.
 template <class C> struct LanesBlock {
     std::int64_t rows, width;   // rows: 1 to kGroupRows
     const C* x;                 // tile [rows][width]
@@ -200,7 +201,8 @@ template <class C> struct LanesBlock {
 };
 
 template <class C> struct LanesKernels {
-    /// tile[i][l] = source[i * step + offsets[l]] for count positions and `lanes` planes; other lanes are 0.
+    /// tile[i][l] = source[i * step + offsets[l]] for count positions and `lanes` planes; other lanes are 0 or
+    /// those of the first plane again.
     void (*load[4])(C* tile, const void* source, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
                     int lanes);
     /// `next` elements from each position lies one that is stored soon.

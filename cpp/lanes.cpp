@@ -14,10 +14,8 @@ constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between ba
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy by themselves
-constexpr std::int64_t kWidest = 4096;       // columns, but where channels lie together
-constexpr std::int64_t kWidestOfFew = 1000;  // likewise where parts are few
+constexpr std::int64_t kWidestOfFew = 1000;  // columns where parts are few
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
-constexpr std::int64_t kPositionsAhead = 24; // that are fetched where channels lie together
 
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     const std::int64_t row = p.width * kChannels * static_cast<std::int64_t>(sizeof(C));
@@ -93,15 +91,15 @@ template <class C> class Parts {
 
 // What flows between the bands of a part that go side by side. Each band keeps a row of tiles from above and one from
 // below, here unless y holds them.
-template <class C> struct BandEnds {
-    std::int64_t bands, row, width;
+template <class C> struct PartFlows {
+    std::int64_t bands, row, weights_row;
     C* flows;        // [2][bands][row]
-    double* through; // [2][bands][width]: products of the weights along the columns of a band
+    double* through; // [2][bands][weights_row]: products of the weights along the columns of a band
 
     C* above(std::int64_t band) const { return flows + band * row; }
     C* below(std::int64_t band) const { return flows + (bands + band) * row; }
-    double* downward(std::int64_t band) const { return through + band * width; }
-    double* upward(std::int64_t band) const { return through + (bands + band) * width; }
+    double* downward(std::int64_t band) const { return through + band * weights_row; }
+    double* upward(std::int64_t band) const { return through + (bands + band) * weights_row; }
 };
 
 template <class C> class Lanes {
@@ -139,7 +137,7 @@ template <class C> class Lanes {
 
     /// F of the last row and B of the first of a band by itself, kept for its neighbours, and what F and B are
     /// multiplied by on their way through it.
-    void find_ends(std::int64_t band, const BandEnds<C>& ends) {
+    void find_ends(std::int64_t band, const PartFlows<C>& ends) {
         load_band(band, true);
         C* const last = s_.above.get();
         C* const first = s_.below.get();
@@ -163,7 +161,7 @@ template <class C> class Lanes {
     }
 
     /// From what leaves each band by itself to what enters its neighbours.
-    void connect(const BandEnds<C>& ends) {
+    void connect(const PartFlows<C>& ends) {
         C* carry = s_.above.get();
         C* next = s_.below.get();
         const auto pass_on = kernels<C>().lanes.pass_on;
@@ -183,7 +181,7 @@ template <class C> class Lanes {
         }
     }
 
-    void filter_connected(std::int64_t band, const BandEnds<C>& ends) {
+    void filter_connected(std::int64_t band, const PartFlows<C>& ends) {
         if (band > 0)
             get(s_.above.get(), first_row(band), ends.above(band));
         else
@@ -224,10 +222,12 @@ template <class C> class Lanes {
     std::int64_t first_row(std::int64_t band) const { return band * band_rows_; }
     std::int64_t last_row(std::int64_t band) const { return first_row(band) + rows_of(band) - 1; }
 
+    // Which plane after the first of the part a lane is.
+    std::int64_t neighbour(int lane) const { return lane < part_.near ? lane : p_.neighbours - lanes_ + lane; }
+
     void find_offsets(std::int64_t* offsets, const AnyView& v) const {
         for (int l = 0; l < lanes_; ++l) {
-            const std::int64_t plane = part_.first + (l < part_.near ? l : p_.neighbours - lanes_ + l);
-            offsets[l] = p_.offset(v, plane) - p_.offset(v, part_.first);
+            offsets[l] = p_.offset(v, part_.first + neighbour(l)) - p_.offset(v, part_.first);
         }
     }
 
@@ -268,8 +268,7 @@ template <class C> class Lanes {
     void load_weights(C* to, const AnyView& v, std::int64_t i, std::int64_t count) const {
         if (!p_.own_weights) return p_.load_row(to, v, part_.first, i);
         std::int64_t offsets[kChannels];
-        for (int l = 0; l < lanes_; ++l)
-            offsets[l] = (l < part_.near ? l : p_.neighbours - lanes_ + l) * p_.plane_stride(v);
+        for (int l = 0; l < lanes_; ++l) offsets[l] = neighbour(l) * p_.plane_stride(v);
         kernels<C>().lanes.load[static_cast<int>(v.dtype)](to, p_.row(v, part_.first, i), count, p_.column_stride(v),
                                                            offsets, lanes_);
     }
@@ -379,10 +378,11 @@ template <class C> class Lanes {
 } // namespace
 
 template <class C> bool side_by_side(const PlaneSet<C>& p) {
-    // Bands of 16 planes, and what flows between those of few parts, take much memory where rows are wide.
+    // Bands of 16 planes, and what flows between those of few parts, take much memory where rows are wide. That is
+    // borne where neighbours lie together, since any other way reads their lines of memory again for each plane.
     const std::int64_t parts = p.planes / p.neighbours * ((p.neighbours + kChannels - 1) / kChannels);
-    const bool channels_together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
-    const bool affordable = channels_together || p.width <= (parts >= kFewestTasks ? kWidest : kWidestOfFew);
+    const bool together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
+    const bool affordable = together || p.width <= (parts >= kFewestTasks ? kWidestSideBySide : kWidestOfFew);
     return p.neighbours >= kFewestSideBySide && affordable;
 }
 
@@ -408,14 +408,14 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
                 const std::int64_t set = (start + part) / parts.per_set();
                 lanes.enter(set, parts.get(set, (start + part) % parts.per_set()));
                 run(lanes, task % tasks_per_part,
-                    BandEnds<C>{bands, row, weights_row, all_flows.get() + part * flows,
-                                all_through.get() + part * through});
+                    PartFlows<C>{bands, row, weights_row, all_flows.get() + part * flows,
+                                 all_through.get() + part * through});
             });
         };
-        each(bands, [](Lanes<C>& lanes, std::int64_t band, const BandEnds<C>& ends) { lanes.find_ends(band, ends); });
-        each(1, [](Lanes<C>& lanes, std::int64_t, const BandEnds<C>& ends) { lanes.connect(ends); });
+        each(bands, [](Lanes<C>& lanes, std::int64_t band, const PartFlows<C>& ends) { lanes.find_ends(band, ends); });
+        each(1, [](Lanes<C>& lanes, std::int64_t, const PartFlows<C>& ends) { lanes.connect(ends); });
         each(bands,
-             [](Lanes<C>& lanes, std::int64_t band, const BandEnds<C>& ends) { lanes.filter_connected(band, ends); });
+             [](Lanes<C>& lanes, std::int64_t band, const PartFlows<C>& ends) { lanes.filter_connected(band, ends); });
     }
 }
 

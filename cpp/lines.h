@@ -106,11 +106,6 @@ template <class C> class Buffer {
 /// Rows of a tile plus one (the weights that enter and leave it).
 constexpr std::int64_t kTileSize = std::int64_t{kSteps + 1} * kLanes;
 
-/// The metric to take distances over so many channels by: over one, the root of a square is the magnitude.
-inline Metric simplest(Metric metric, std::int64_t channels) {
-    return metric == Metric::euclidean && channels == 1 ? Metric::cityblock : metric;
-}
-
 /// A finite positive number in C, however large or small it is.
 template <class C> C representable(double v) {
     if (v == 0.0) return C(0);

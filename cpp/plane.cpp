@@ -28,8 +28,8 @@ template <class C> struct Bands {
     std::int64_t end(const PlaneSet<C>& p, std::int64_t band) const { return std::min(p.blocks, (band + 1) * blocks); }
 };
 
-// One thread's memory for a band, in one piece, since for tiny planes it is allocations that cost. Weights, and
-// supports that are not given, are laid out once for all planes that share them.
+// One thread's memory for a band, in one piece, since for tiny planes it is allocations that cost. Weights
+// are laid out once for all planes that share them.
 template <class C> struct BandScratch {
     BandScratch(const PlaneSet<C>& p, const Bands<C>& bands) {
         const std::int64_t block = kRows * p.pitch, size = bands.blocks * block;

@@ -18,8 +18,9 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
 
-constexpr std::int64_t kStreamed = 1 << 24;    // bytes of y
-constexpr std::int64_t kFewestSideBySide = 12; // planes
+constexpr std::int64_t kStreamed = 1 << 24;      // bytes of y
+constexpr std::int64_t kFewestSideBySide = 12;   // planes
+constexpr std::int64_t kWidestSideBySide = 4096; // columns, of which so many planes take much memory
 
 constexpr std::int64_t kNoPlane = -1;
 
@@ -50,7 +51,9 @@ template <class C> class PlaneSet {
             outer_.push_back(d);
             planes *= o.y.shape[d];
         };
-        own_weights = !dims.empty() && varies(dims[0]) && o.y.shape[dims[0]] >= kFewestSideBySide &&
+        // Supports go the way of their planes: the same sums, in the same order.
+        own_weights = (o.sharing == 0 || o.by_neighbours) && width <= kWidestSideBySide && !dims.empty() &&
+                      varies(dims[0]) && o.y.shape[dims[0]] >= kFewestSideBySide &&
                       std::abs(o.y.strides[dims[0]]) < std::abs(column_stride(o.y));
         if (own_weights) add(dims[0]);
         // Planes that share their weights follow one another, neighbours in memory first.
@@ -74,9 +77,9 @@ template <class C> class PlaneSet {
   public:
     const std::int64_t height, width, pitch, across_pitch, blocks;
     std::int64_t planes = 1;
-    std::int64_t group_size = 1; // planes that share weights, supports and confidence: in a row, but with own_weights
-    bool own_weights;            // as a batch has that lies innermost: planes that are neighbours in memory do not
-    std::int64_t neighbours;     // planes in a row that go side by side: of a group, or with weights of their own
+    std::int64_t group_size = 1; // planes that share weights, supports and confidence; in a row, unless own_weights
+    bool own_weights;            // neighbours in memory do not share theirs, as in a batch that lies innermost
+    std::int64_t neighbours;     // planes in a row that can go side by side: of a group, or with weights of their own
 
     std::int64_t column_stride(const AnyView& v) const { return v.strides[columns_]; }
     std::int64_t row_stride(const AnyView& v) const { return v.strides[rows_]; }
@@ -94,7 +97,7 @@ template <class C> class PlaneSet {
     void* row(const AnyView& v, std::int64_t plane, std::int64_t first) const {
         return v.at(offset(v, plane) + first * v.strides[rows_]);
     }
-    /// Elements from a plane to the next of its group.
+    /// Elements from a plane to its neighbour.
     std::int64_t plane_stride(const AnyView& v) const { return outer_.empty() ? 0 : v.strides[outer_[0]]; }
     C centres() const { return o.filter.normalization == Normalization::none ? C(2) : C(1); }
 

@@ -75,6 +75,11 @@ template <class T> struct View : AnyView {
 
 enum class Metric : int { euclidean = 0, cityblock = 1, sqeuclidean = 2 };
 
+/// The metric to take distances over so many channels by: over one, the root of a square is the magnitude.
+inline Metric simplest(Metric metric, std::int64_t channels) {
+    return metric == Metric::euclidean && channels == 1 ? Metric::cityblock : metric;
+}
+
 /// What semi_global_filter divides by (7). cross_sum is "cross" before the division: x + sum_a N_a(x).
 enum class Normalization : int { none = 0, line = 1, cross = 2, cross_sum = 3 };
 

@@ -158,10 +158,14 @@ void edge_weights_backward(const AnyView& guide, const AnyView& w_bar, const Any
     with_compute_type(guide.dtype, [&](auto zero) {
         using C = decltype(zero);
         if (nodes.size() == 0) return;
-        const GuideEdges g{nodes,    w_bar,
-                           channels, guide.strides[channel_axis],
-                           axis,     row_dimension(nodes, channel_axis),
-                           metric,   confidence != nullptr ? &trust : nullptr};
+        const GuideEdges g{nodes,
+                           w_bar,
+                           channels,
+                           guide.strides[channel_axis],
+                           axis,
+                           row_dimension(nodes, channel_axis),
+                           simplest(metric, channels),
+                           confidence != nullptr ? &trust : nullptr};
         // Rows first, whatever the order of the other dimensions.
         AnyView factors = w_bar;
         const Buffer<C> memory(w_bar.size());

@@ -176,7 +176,7 @@ Edges edges_of(const AnyView& guide, const AnyView& w, int channel_axis, int axi
     e.args.nodes = guide.shape[axis];
     e.args.scale = scale;
     e.args.step = step;
-    e.args.metric = metric;
+    e.args.metric = simplest(metric, e.args.channels);
     e.heads = guide;
     e.heads.shape[channel_axis] = head_count;
     e.heads.strides[channel_axis] = e.args.channels * e.args.channel_stride;

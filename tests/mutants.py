@@ -365,9 +365,16 @@ MUTANTS = [
         BATCH,
     ),
     Mutant(
+        "supports summed in another order than their planes, neighbours with weights of their own",
+        "cpp/plane_set.h",
+        "(o.sharing == 0 || o.by_neighbours) && ",
+        "",
+        BATCH,
+    ),
+    Mutant(
         "a last plane takes the weights of another, planes with weights of their own",
         "cpp/lanes.cpp",
-        "offsets[l] = (l < part_.near ? l : p_.neighbours - lanes_ + l) * p_.plane_stride(v);",
+        "offsets[l] = neighbour(l) * p_.plane_stride(v);",
         "offsets[l] = l * p_.plane_stride(v);",
         BATCH,
     ),

@@ -81,3 +81,21 @@ def test_what_one_has_does_not_show_in_the_others(bad: float, size: tuple[int, i
     expected = np.zeros((2, *size), bool)
     expected[1, 2] = expected[1, :5, 4] = True
     np.testing.assert_array_equal(~np.isfinite(y[3]), expected)
+
+
+@pytest.mark.parametrize("channels", [2, 8, 14])
+@pytest.mark.parametrize("order", ["rows, columns, batch, channels", "rows, columns, channels, batch"])
+@pytest.mark.parametrize("own", [False, True])
+def test_blocks_are_calls_and_in_place_is_the_same(own: bool, order: str, channels: int, isa: str) -> None:
+    """Supports are the same sums in the same order, whatever finds them."""
+    axes = (2, 3, 0, 1) if order.endswith("channels") else (2, 3, 1, 0)
+    rng = np.random.default_rng(0)
+    shape = (12, channels, 17, 27)
+    x = np.ascontiguousarray(random_values(rng, shape, np.float32).transpose(axes)).transpose(np.argsort(axes))
+    guide = None if own else random_values(rng, (12, 1, 17, 27), np.float32)
+    once = sgs.semi_global_filter(x, guide, 4.0)
+    twice = sgs.semi_global_filter(once, guide, 4.0)
+    np.testing.assert_array_equal(sgs.semi_global_filter(x, guide, 4.0, blocks=2), twice)
+    in_place = x.copy(order="K")
+    sgs.semi_global_filter(in_place, guide, 4.0, out=in_place)
+    np.testing.assert_array_equal(in_place, once)

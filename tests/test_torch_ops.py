@@ -323,6 +323,18 @@ def test_equal_neighbours_have_gradient_0(metric: str) -> None:
     )
 
 
+@pytest.mark.parametrize("d", [1e-30, 1e30])
+def test_one_channel_has_weights_and_gradients_beyond_the_squares_of_float(d: float) -> None:
+    """The distance is a magnitude there, whose square would be 0 or infinite."""
+    results = []
+    for metric in ("euclidean", "cityblock"):
+        guide = torch.tensor([0, d], requires_grad=True)
+        w = st.edge_weights(guide, 0, d, metric=metric)
+        results.append((w.detach(), *torch.autograd.grad(w.sum(), guide)))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    assert abs(float(results[0][0]) - np.exp(-1)) < 1e-6
+
+
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("composed", [False, True])
 def test_a_cut_lets_no_derivative_through(bad: float, composed: bool) -> None:
