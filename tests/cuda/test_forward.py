@@ -382,6 +382,8 @@ def test_line_in_planes(device: Device, sides: tuple[int, int], layout: str, sha
         most, _ = block_of(np.abs(x), weights, axes, LINE, None)
         wide = x.astype(np.float64) if residual else np.zeros(shape)
         close(y, expected + wide, most + np.abs(wide), 2 * sum(sides), dtype)
+    device.call("semi_global_filter", x, weights, Out(x), list(axes), LINE, True, None, 0.0, None)  # over x itself
+    np.testing.assert_array_equal(x.astype(F64), y.astype(F64))
 
 
 def test_line_keeps_no_sums(device: Device) -> None:
