@@ -26,8 +26,7 @@ template <class C> void run_axes(Queue& queue, const AnyView& domain, const Bloc
                                  bool cross, std::span<const AnyView> scales, const AnyView& sums, const AnyView& out,
                                  Epilogue last) {
     const std::size_t count = block.axes.size();
-    const bool planes =
-        count >= 2 && scales.empty() && takes_planes<C>(domain, block.axes[count - 2], block.axes[count - 1]);
+    const bool planes = count >= 2 && takes_planes<C>(domain, block.axes[count - 2], block.axes[count - 1]);
     const std::size_t lines = planes ? count - 2 : count;
     for (std::size_t k = 0; k < lines; ++k) {
         const bool ends = k + 1 == count;
@@ -40,9 +39,9 @@ template <class C> void run_axes(Queue& queue, const AnyView& domain, const Bloc
     }
     if (!planes) return;
     last.sum = lines > 0 ? &sums : nullptr;
-    const int times = !cross ? 2 : lines == 0 ? 1 : 0;
+    const int times = !scales.empty() ? 0 : !cross ? 2 : lines == 0 ? 1 : 0;
     run_planes<C>(queue, domain, block.axes[lines], block.axes[lines + 1], source, block.weights[lines],
-                  block.weights[lines + 1], out, times, last);
+                  block.weights[lines + 1], out, times, scales.empty() ? scales : scales.subspan(lines), last);
 }
 
 template <class C> std::vector<AnyView> make_reciprocals(Queue& queue, const Block& block, Normalization normalization,
@@ -91,9 +90,7 @@ std::size_t semi_global_filter(const AnyView& x, std::span<const AnyView> weight
             }
             // Sums between the axes are kept in y where it can hold them.
             AnyView sums = y;
-            const bool sums_needed =
-                axes.size() > 2 || (axes.size() == 2 && (filter.normalization == Normalization::line ||
-                                                         !takes_planes<C>(x, axes[0], axes[1])));
+            const bool sums_needed = axes.size() > 2 || (axes.size() == 2 && !takes_planes<C>(x, axes[0], axes[1]));
             if (sums_needed && (y.dtype != dtype_of<C>::value || y.data == x.data))
                 sums = dense_like(y, queue.take<C>(y.size()), dtype_of<C>::value);
             const std::span<const AnyView> scales =

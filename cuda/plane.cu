@@ -23,6 +23,8 @@ enum PlaneOperand : int {
     kSum,
     kDivisor,
     kSupport,
+    kDownReciprocal, // "line": of the support along columns
+    kAcrossReciprocal,
     kPlaneOperands
 };
 
@@ -44,7 +46,9 @@ constexpr int kStrip = 32;      // columns of weights at a time
 constexpr int kStripPitch = 33; // odd, as all pitches: threads walk rows side by side
 constexpr int kBatch = 8;       // weights under way at a time
 
-template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const __grid_constant__ PlaneArgs<C> args) {
+/// scales: what comes along each axis is scaled by itself ("line").
+template <class C, bool scales> __global__ void __launch_bounds__(512, 2)
+    plane_support(const __grid_constant__ PlaneArgs<C> args) {
     SGS_SHARED(memory);
     auto* offsets = reinterpret_cast<std::int64_t*>(memory);
     C* x = reinterpret_cast<C*>(offsets + kPlaneOperands + kPlaneOperands % 2);
@@ -144,6 +148,26 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
             }
         });
     };
+    // The walk along rows leaves in the strip what it found; from there the threads that loaded the strip scale it,
+    // with neighbouring reciprocals side by side.
+    const auto scale_strip = [&](int begin, bool forward) {
+        const auto reciprocal = [&](PlaneOperand k, int row, int column) {
+            const Operand& o = args.operands[k];
+            return static_cast<const C*>(o.data)[offsets[k] + row * o.step + column * o.chunk];
+        };
+        const int column = begin + lane;
+        if (column >= columns) return;
+        SGS_UNROLL
+        for (int row = warp; row < rows; row += warps) {
+            const C term = strip[row * kStripPitch + lane], of_row = reciprocal(kAcrossReciprocal, row, column);
+            const C own = x[row * pitch + column];
+            C& sum = support[row * pitch + column];
+            if (forward)
+                sum = (own + sum) * reciprocal(kDownReciprocal, row, column) + term * of_row;
+            else
+                sum += (own + term) * of_row;
+        }
+    };
     const bool walks = thread < rows;
     const std::int64_t carry = offsets[kAcrossCarry] + thread * args.operands[kAcrossCarry].step;
     C f = walks && args.across_before != nullptr ? args.across_before[carry] : C(0);
@@ -154,9 +178,17 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
         const int count = columns - begin < kStrip ? columns - begin : kStrip;
         for (int k = 0; walks && k < count; ++k) {
             const int at = thread * pitch + begin + k;
-            const C term = carried(strip[thread * kStripPitch + k], f);
-            support[at] += term;
+            C& edge = strip[thread * kStripPitch + k];
+            const C term = carried(edge, f);
+            if constexpr (scales)
+                edge = term;
+            else
+                support[at] += term;
             f = x[at] + term;
+        }
+        if constexpr (scales) {
+            __syncthreads();
+            scale_strip(begin, true);
         }
     }
     f = walks && args.across_behind != nullptr ? args.across_behind[carry] : C(0);
@@ -167,9 +199,17 @@ template <class C> __global__ void __launch_bounds__(512, 2) plane_support(const
         const int count = columns - begin < kStrip ? columns - begin : kStrip;
         for (int k = count - 1; walks && k >= 0; --k) {
             const int at = thread * pitch + begin + k;
-            const C term = carried(strip[thread * kStripPitch + k], f);
-            support[at] += term;
+            C& edge = strip[thread * kStripPitch + k];
+            const C term = carried(edge, f);
+            if constexpr (scales)
+                edge = term;
+            else
+                support[at] += term;
             f = x[at] + term;
+        }
+        if constexpr (scales) {
+            __syncthreads();
+            scale_strip(begin, false);
         }
     }
     __syncthreads();
@@ -235,7 +275,7 @@ template <class C> bool takes_planes(const AnyView& domain, int axis_a, int axis
 
 template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis_a, int axis_b, const Source& source,
                                    const AnyView& w_a, const AnyView& w_b, const AnyView& out, int times,
-                                   const Epilogue& epilogue) {
+                                   std::span<const AnyView> scales, const Epilogue& epilogue) {
     const std::size_t mark = queue.mark();
     const bool a_down = down_is_a(domain, axis_a, axis_b);
     const int down = a_down ? axis_a : axis_b, across = a_down ? axis_b : axis_a;
@@ -260,6 +300,10 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     o[kSum] = operand(epilogue.sum, domain, down);
     o[kDivisor] = operand(epilogue.reciprocal, domain, down);
     o[kSupport] = operand(epilogue.support, domain, down);
+    if (!scales.empty()) {
+        o[kDownReciprocal] = operand(scales[a_down ? 0 : 1], domain, down);
+        o[kAcrossReciprocal] = operand(scales[a_down ? 1 : 0], domain, down);
+    }
     const Ranges ranges_down{0, rows, 0, rows}, ranges_across{0, columns, 0, columns};
     std::int64_t steps[kPlaneOperands], next[kPlaneOperands] = {};
     if (args.tiles_down > 1) {
@@ -304,14 +348,15 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     const std::size_t more = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
     args.keeps_values = args.residual && source.factor != nullptr && shared + more <= shared_memory_limit();
     if (args.keeps_values) shared += more;
-    queue.launch(&plane_support<C>, args.planes.count * args.tiles_down * args.tiles_across, threads, shared, args);
+    queue.launch(scales.empty() ? &plane_support<C, false> : &plane_support<C, true>,
+                 args.planes.count * args.tiles_down * args.tiles_across, threads, shared, args);
     queue.release(mark);
 }
 
 #define SGS_INSTANTIATE(C)                                                                                             \
     template bool takes_planes<C>(const AnyView&, int, int);                                                           \
     template void run_planes<C>(Queue&, const AnyView&, int, int, const Source&, const AnyView&, const AnyView&,       \
-                                const AnyView&, int, const Epilogue&);
+                                const AnyView&, int, std::span<const AnyView>, const Epilogue&);
 SGS_INSTANTIATE(float)
 SGS_INSTANTIATE(double)
 #undef SGS_INSTANTIATE

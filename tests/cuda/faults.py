@@ -97,6 +97,18 @@ PLANTED = [
     Fault("plane_support", "an edge at a strip's border skipped", "plane.cu", "edge >= 0 && edge < args.columns - 1", "edge >= 0 && edge < args.columns - 1 && edge % kStrip != kStrip - 1"),
     Fault("plane_support", "the last row left out", "plane.cu", "row + k < rows && row0", "row + k < rows - 1 && row0"),
     Fault("plane_support", "index one too far", "plane.cu", "const bool walks = thread < rows;", "const bool walks = thread <= rows;"),
+    Fault("plane_support, line", "reciprocals of rows and columns swapped", "plane.cu", "scales[a_down ? 0 : 1]", "scales[a_down ? 1 : 0]"),
+    Fault("plane_support, line", "columns scaled as rows", "plane.cu", "(own + sum) * reciprocal(kDownReciprocal, row, column)", "(own + sum) * of_row"),
+    Fault("plane_support, line", "what came from before lost", "plane.cu", "reciprocal(kDownReciprocal, row, column) + term * of_row;", "reciprocal(kDownReciprocal, row, column);"),
+    Fault("plane_support, line", "what came from before unscaled", "plane.cu", "reciprocal(kDownReciprocal, row, column) + term * of_row;", "reciprocal(kDownReciprocal, row, column) + term;"),
+    Fault("plane_support, line", "what came from behind unscaled", "plane.cu", "sum += (own + term) * of_row;", "sum += own * of_row + term;"),
+    Fault("plane_support, line", "the value itself left out along rows", "plane.cu", "sum += (own + term) * of_row;", "sum += term * of_row;"),
+    Fault("plane_support, line", "columns scaled again on the way back", "plane.cu", "scale_strip(begin, false);", "scale_strip(begin, true);"),
+    Fault("plane_support, line", "the first strip scaled again", "plane.cu", "scale_strip(begin, true);", "scale_strip(0, true);"),
+    Fault("plane_support, line", "index one too far", "plane.cu", "if (column >= columns) return;", "if (column > columns) return;"),
+    Fault("plane_support, line", "reciprocals of other axes taken", "filter.cu", "scales.subspan(lines), last", "scales, last"),
+    Fault("plane_support, line", "axis by axis", "filter.cu", "count >= 2 && takes_planes", "count >= 2 && scales.empty() && takes_planes"),
+    Fault("plane_support, line", "sums kept in memory", "filter.cu", "axes.size() == 2 && !takes_planes", "axes.size() == 2 && takes_planes"),
 ]
 # fmt: on
 
@@ -108,7 +120,8 @@ SUBSETS = {
     "lines_backward.cu": "test_backward and (test_lines or cut_edges or (semi and cross))",
     "sum.cu": "test_backward and (test_lines or (semi and (cross or confidence)))",
     "weights.cu": "edge_weights or equal_neighbours or many_edges",
-    "plane.cu": "test_semi_global_filter and (float32 or float64)",
+    "plane.cu": "(test_semi_global_filter or line_in_planes) and (float32 or float64)",
+    "filter.cu": "test_axes or line_in_planes or line_keeps_no_sums",
     "plane_tile.cuh": "test_semi_global_filter and float16",
     "plane_backward.cu": "(test_planes and float32 and not none) or cut_planes",
 }

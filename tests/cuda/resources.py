@@ -34,7 +34,8 @@ LAUNCHES = {
     "combine_carries": (128, (1_536, 2_560)),
     "line_support": (128, (28_164, 28_296)),
     "line_backward": (128, (28_676, 28_808)),
-    "plane_support": (512, (41_808, 43_404)),
+    "plane_support": (512, (41_824, 43_392)),
+    "plane_support, line": (512, (41_824, 43_392)),
     "plane_backward": (128, (57_680, 63_792)),
     "sum_elements": (128, (512, 1_024)),
     "weigh_edges": (128, (0, 0)),
@@ -102,15 +103,15 @@ def _compile(architecture: int, source: Path) -> list[Usage]:
     if result.returncode != 0 or "warning" in log:
         raise RuntimeError(f"{source.name} for sm_{architecture}:\n{log}")
     pattern = (
-        r"entry function '_ZN3sgs4cuda\d+\w+_kernels\d+([a-z_]+)(I[fd]E)?E\S*'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
+        r"entry function '_ZN3sgs4cuda\d+\w+_kernels\d+([a-z_]+)(?:I([fd])(Lb[01]E)?E)?E\S*'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
         r".*?Used (\d+) registers([^\n]*)"
     )
     usages = []
-    for name, kind, stack, spills, registers, rest in re.findall(pattern, log, re.S):
+    for name, kind, variant, stack, spills, registers, rest in re.findall(pattern, log, re.S):
         static = re.search(r"(\d+) bytes smem", rest)
         shared = int(static[1]) if static else 0
-        kernel = next(k for k in LAUNCHES if name.startswith(k))
-        type_ = {"IfE": "float", "IdE": "double"}.get(kind, "")
+        kernel = next(k for k in LAUNCHES if name.startswith(k)) + (", line" if variant == "Lb1E" else "")
+        type_ = {"f": "float", "d": "double"}.get(kind, "")
         usages.append(Usage(kernel, type_, architecture, int(registers), int(spills), int(stack), shared))
     return usages
 

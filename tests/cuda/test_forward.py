@@ -351,6 +351,51 @@ def test_semi_global_filter(
         np.testing.assert_array_equal(x, y)
 
 
+# One strip of columns and several, the layout of x, KiB of shared memory: whole planes, then tiles.
+LINE_PLANES = [
+    ((9, 7), "c", 48),
+    ((33, 65), "channels_last", 48),
+    ((97, 64), "c", 227),
+    ((97, 64), "fortran", 48),
+    ((70, 131), "reversed", 48),
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("sides", "layout", "shared"), LINE_PLANES)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_line_in_planes(device: Device, sides: tuple[int, int], layout: str, shared: int, dtype: Any) -> None:
+    """Two heads, each divided along each axis by its own support; NaN and Inf go as far as the cut edges."""
+    if hasattr(device.module, "set_shared_limit"):
+        device.module.set_shared_limit(shared * 1024)
+    shape, axes = (3, 2, *sides), (2, 3)
+    rng = np.random.default_rng(sides)
+    x = laid_out(values(rng, shape, dtype), layout)
+    weights = [edges(rng, one_on(fewer(shape, a), 0), computing(dtype)) for a in axes]
+    x[0, 0, 3, 5], x[1, 1, -1, 2], x[2, 0, 0, -1] = np.nan, np.inf, -np.inf
+    x[2, 1, 4, 4], x[2, 1, 4, 6] = np.inf, -np.inf
+    weights[1][0, 0, sides[0] // 2, 1] = np.nan
+    for residual in (False, True):
+        y = fresh(shape, dtype)
+        device.call("semi_global_filter", x, weights, Out(y), list(axes), LINE, residual, None, 0.0, None)
+        expected, _ = block_of(x, weights, axes, LINE, None)
+        most, _ = block_of(np.abs(x), weights, axes, LINE, None)
+        wide = x.astype(np.float64) if residual else np.zeros(shape)
+        close(y, expected + wide, most + np.abs(wide), 2 * sum(sides), dtype)
+    device.call("semi_global_filter", x, weights, Out(x), list(axes), LINE, True, None, 0.0, None)  # over x itself
+    np.testing.assert_array_equal(x.astype(F64), y.astype(F64))
+
+
+def test_line_keeps_no_sums(device: Device) -> None:
+    """Both axes at once: beside the reciprocals of the support, nothing is kept in memory."""
+    x = np.ones((16, 33, 35), F16)
+    weights = [np.ones(one_on(fewer(x.shape, a), 0), F32) for a in (1, 2)]
+    y = fresh(x.shape, F16)
+    need = device.call("semi_global_filter", x, weights, Out(y), [1, 2], LINE, False, None, 0.0, None)
+    np.testing.assert_array_equal(y, 2)
+    assert need < 4 * x.size
+
+
 @pytest.mark.parametrize("axes", ((1,), (3, 1, 2), (0, 1, 2, 3)))
 @pytest.mark.parametrize("code", (NONE, LINE, CROSS))
 def test_axes(device: Device, axes: tuple[int, ...], code: int) -> None:
@@ -400,7 +445,8 @@ def test_confidence_along_one_axis(device: Device) -> None:
     close(y, np.where(s == 0, 7.0, expected), most, 74, F32)
 
 
-def test_orders_agree(opened: Device) -> None:
+@pytest.mark.parametrize("code", (LINE, CROSS))
+def test_orders_agree(opened: Device, code: int) -> None:
     """The same bits in every order of threads and blocks."""
     if not hasattr(opened.module, "set_order"):
         pytest.skip("the device has an order of its own")
@@ -411,7 +457,7 @@ def test_orders_agree(opened: Device) -> None:
     for order in (0, 1, 2):
         opened.module.set_order(order)
         y = fresh(x.shape, F32)
-        opened.call("semi_global_filter", x, weights, Out(y), [1, 2], CROSS, True, None, 0.0, None)
+        opened.call("semi_global_filter", x, weights, Out(y), [1, 2], code, True, None, 0.0, None)
         results.append(y)
     opened.module.set_order(0)
     np.testing.assert_array_equal(results[0], results[1])
