@@ -423,6 +423,7 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
         std::vector<AnyView> weights;
         for (std::size_t k = 0; k < axes.size(); ++k) {
             AnyView w = first_channel;
+            if (w.ndim == y.ndim) w.strides = y.strides; // ordered as y is, with which they are read
             w.shape[axes[k]] = std::max<std::int64_t>(w.shape[axes[k]] - 1, 0);
             memory.emplace_back(w.size());
             weights.push_back(dense_like(w, memory.back().get()));
