@@ -44,7 +44,7 @@ template <class C> struct LanesScratch {
     bool cuts = false;
 };
 
-// Planes of a group: `near` of them from the first, then `far` of its last.
+// Planes in a row: `near` of them from the first, then `far` of the row's last.
 struct Part {
     std::int64_t first; // plane
     int near, far;
