@@ -4,11 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <memory>
-#include <new>
 #include <span>
 
 #include "kernels.h"
+#include "scratch.h"
 
 namespace sgs {
 
@@ -87,21 +86,6 @@ void load_links(C* tile, const Strand& w, std::int64_t first, std::int64_t steps
     if (end == steps)
         for (int l = 0; l < kLanes; ++l) tile[steps * kLanes + l] = C(1);
 }
-
-/// Uninitialised memory, aligned for whole vectors.
-template <class C> class Buffer {
-  public:
-    Buffer() = default;
-    explicit Buffer(std::int64_t count)
-        : data_(static_cast<C*>(::operator new(static_cast<std::size_t>(count) * sizeof(C), std::align_val_t{64}))) {}
-    C* get() const { return data_.get(); }
-
-  private:
-    struct Free {
-        void operator()(C* p) const { ::operator delete(p, std::align_val_t{64}); }
-    };
-    std::unique_ptr<C, Free> data_;
-};
 
 /// Rows of a tile plus one (the weights that enter and leave it).
 constexpr std::int64_t kTileSize = std::int64_t{kSteps + 1} * kLanes;

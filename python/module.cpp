@@ -14,6 +14,7 @@
 #include "call.h"
 #include "cuda_module.h"
 #include "large_pages.h"
+#include "scratch.h"
 #include "sgs.h"
 #include "sgs_cuda.h"
 
@@ -145,6 +146,7 @@ PYBIND11_MODULE(_core, m) {
         return std::vector<std::string>(names.begin(), names.end());
     });
     m.def("forked", &sgs::forked);
+    m.def("keep_scratch", &sgs::keep_scratch);
     m.def("prefer_large_pages", [](std::uintptr_t address, std::size_t size) {
         sgs::prefer_large_pages(reinterpret_cast<void*>(address), size);
     });

@@ -20,6 +20,7 @@ def _poison_scratch() -> None:
 
     NumPy never sees the scratch memory of the compiled core; this way a value read from it before it was written shows.
     """
+    _core.keep_scratch(0)  # fresh memory for each call
     m_perturb = -6
     libc = ctypes.CDLL(None)
     if sys.platform == "linux" and hasattr(libc, "mallopt"):
