@@ -307,6 +307,8 @@ template <class C> void copy(const AnyView& from, AnyView to, const Options& opt
     });
 }
 
+constexpr std::int64_t kReciprocals = 1 << 15; // worth a turn
+
 // Supports S of (7), (8) as reciprocals in `memory`: of all axes together for "cross", of each by itself for "line".
 template <class C>
 std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, const Options& options) {
@@ -335,9 +337,9 @@ std::vector<Buffer<C>> make_reciprocals(Operands& o, const AnyView* support, con
         }
         run<C>(sums, options);
         if (support != nullptr) copy<C>(o.reciprocals.back(), *support, options);
-        parallel_for((count + kTileSize - 1) / kTileSize, options, [&](std::int64_t tile, int) {
-            const std::int64_t first = tile * kTileSize;
-            kernels<C>().pointwise.reciprocal(memory + first, std::min(kTileSize, count - first),
+        parallel_for((count + kReciprocals - 1) / kReciprocals, options, [&](std::int64_t part, int) {
+            const std::int64_t first = part * kReciprocals;
+            kernels<C>().pointwise.reciprocal(memory + first, std::min(kReciprocals, count - first),
                                               o.confidence.has_value());
         });
     };

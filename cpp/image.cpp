@@ -11,6 +11,7 @@ constexpr std::int64_t kStrip = 2048;       // columns that one task connects
 constexpr std::int64_t kSmall = 1 << 17;    // positions of an image that one thread filters alone where there are many
 constexpr std::int64_t kTaskSize = 1 << 12; // positions that are worth a turn
 constexpr std::int64_t kTurns = 8;          // of a thread, where there are that many
+constexpr std::int64_t kStreamedBlock = 3 << 16; // bytes of y: in L2, smaller ones are better written as they come
 
 // All rows of the planes of a group, and how they lie.
 template <class C> PlaneRows rows_of(const PlaneSet<C>& p, const AnyView& v, std::int64_t planes) {
@@ -73,6 +74,9 @@ template <class C> class Image {
         b.fill = static_cast<C>(o.filter.fill_value);
         b.supported_only = o.confidence.has_value();
         b.residual = o.filter.residual;
+        const std::int64_t block_bytes = kRows * p.width * p.group_size * static_cast<std::int64_t>(sizeof(C));
+        b.streams = o.y.dtype == dtype_of<C>::value && (b.y.mixed || b.y.column_stride == 1) &&
+                    block_bytes >= kStreamedBlock && o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kStreamed;
     }
 
     std::int64_t pitch() const { return pitch_; }

@@ -144,7 +144,8 @@ template <class C> struct ImageBlock {
     C fill;
     bool supported_only; // a negative reciprocal marks an unsupported position
     bool residual;
-    C* scratch; // image_scratch elements
+    bool streams; // y, whose rows are without gaps and of the computing type, is written past the caches
+    C* scratch;   // image_scratch elements
 };
 
 /// Elements of scratch for a block.
@@ -152,7 +153,7 @@ inline std::int64_t image_scratch(std::int64_t width, std::int64_t planes, std::
     constexpr std::int64_t tile = kRows * kRows, taller = tile + kRows;
     const std::int64_t panels = (width + kRows - 1) / kRows;
     return panels * (planes + 1) * taller + 2 * (guide_planes + 1) * taller + planes * tile +
-           (panels + 1) * (planes + 1) * kRows + panels * (tile + kRows);
+           (panels + 1) * (planes + 1) * kRows + panels * (tile + kRows + planes * kRows);
 }
 
 /// What flows between blocks: rows of whole panels of kRows columns.

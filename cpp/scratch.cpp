@@ -12,7 +12,7 @@ namespace sgs {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
-constexpr std::size_t kLeast = 1 << 15; // bytes of a block that is kept here: the allocator keeps smaller ones itself
+constexpr std::size_t kLeast = 1 << 10; // bytes of a block that is kept here
 constexpr std::size_t kMostBlocks = 256;
 
 void release(ScratchBlock block) noexcept { ::operator delete(block.data, kAlignment); }

@@ -172,3 +172,43 @@ def test_guides_that_start_where_x_does(channels: int) -> None:
     x = random_values(np.random.default_rng(7), (channels, 40, 40), np.float32)
     for guide in (x.swapaxes(1, 2), np.broadcast_to(x[:, :1], x.shape), np.broadcast_to(x[:1], x.shape), x[:1]):
         np.testing.assert_array_equal(sgs.semi_global_filter(x, guide), sgs.semi_global_filter(x, guide.copy()))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("options", [{}, {"residual": True}, {"normalization": None}, {"trust": True}], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((1040, 1366, 3), np.float32),
+        ((2, 1000, 1600, 2), np.float32),
+        ((610, 890, 4), np.float64),
+        ((1, 1300, 3301), np.float32),
+        ((3, 515, 2800), np.float32),
+    ],
+    ids=str,
+)
+def test_results_past_the_caches(shape: tuple[int, ...], dtype: Any, options: dict[str, Any], isa: str) -> None:
+    """Large results are written otherwise than where columns lie apart, and are the same."""
+    sgs.set_isa(isa)
+    rng = np.random.default_rng(0)
+    channel_axis = 0 if shape[0] in (1, 3) else -1
+    x = rng.random(shape, np.float32).astype(dtype)
+    options = dict(options)
+    if options.pop("trust", False):
+        field = np.delete(shape, channel_axis)
+        options["confidence"] = np.round(rng.random(field[-2:], np.float32))
+        options["fill_value"] = 7.0
+    y = sgs.semi_global_filter(x, channel_axis=channel_axis, out=poisoned(shape, dtype, 1), **options)
+    apart = poisoned(shape, dtype, 3)
+    assert apart.strides[-1] > y.strides[-1]
+    sgs.semi_global_filter(x, channel_axis=channel_axis, out=apart, **options)
+    np.testing.assert_array_equal(y, apart)
+    assert np.isfinite(y).all()
+    np.testing.assert_array_equal(sgs.semi_global_filter(x, channel_axis=channel_axis, out=x, **options), y)
+
+
+def poisoned(shape: tuple[int, ...], dtype: Any, step: int) -> np.ndarray:
+    """NaN, not on the border of a vector; `step` elements apart along the last axis."""
+    memory = np.full((*shape[:-1], shape[-1] * step), np.nan, dtype)
+    flat = np.concatenate([np.zeros(1, dtype), memory.ravel()])[1:]
+    return flat.reshape(memory.shape)[..., ::step]

@@ -1,7 +1,8 @@
 // A few planes that share their weights, a block of kRows rows of all of them at a time, in panels of kRows columns
 // that stay in L1: weights are made there, each is loaded once for a plane, and the support (7) is one more plane
 // beside the others. A first walk along the panels, right to left, brings in the block and finds what flows into each
-// panel from its right; a second one, left to right, does the rest.
+// panel from its right; a second one, left to right, does the rest. Results that are too large for the caches are
+// gathered, and written row by row.
 //
 // Every sum is a chain of x + w f, one fused step where there are such, in the same order whatever the other operands
 // are: supports that are given and supports that are found here are the same bits.
@@ -276,12 +277,13 @@ template <class C> struct Panels {
         checkpoints = take(count * fields * kRows);
         across = take(count * kTile);
         cuts = take(count);
+        row = take(count * planes * kRows);
     }
     int planes;
     bool trusts;
     int fields; // sums: of the planes, and of the support
     std::int64_t count;
-    C* tiles; // [count][planes + 1][kTaller] x and the confidence
+    C* tiles; // [count][planes + 1][kTaller] x and the confidence; then, where it is gathered, y
     // Of a panel and its right neighbour, in turn: the guide, its confidence.
     C *guides[2], *guide_trusts[2];
     C* results;
@@ -289,6 +291,7 @@ template <class C> struct Panels {
     C* checkpoints; // [count][fields][kRows] B of the column after each panel
     C* across;      // [count][kRows][kRows] weights along rows, columns of them
     C* cuts;        // [count] not 0 where some of those may be 0
+    C* row;         // [count][kRows][planes] of y, or of one plane
 
     C* tile(std::int64_t p) const { return tiles + p * (planes + 1) * kTaller; }
     bool ones(int field) const { return field == planes && !trusts; }
@@ -619,10 +622,32 @@ template <class C> void pass_up(C* __restrict value, const C* __restrict leaving
     }
 }
 
+template <class C, int n> void join_row(const Panels<C>& panels, std::int64_t r) {
+    for (std::int64_t p = 0; p < panels.count; ++p)
+        join<C, n>(panels.tile(p) + r * kRows, kTaller, panels.row + p * kRows * n);
+}
+
+// y, from where it is gathered.
+template <class C> void stream_rows(const ImageBlock<C>& b, const Panels<C>& panels) {
+    constexpr decltype(&join_row<C, 2>) join_into[] = {join_row<C, 2>, join_row<C, 3>, join_row<C, 4>};
+    C* const y = static_cast<C*>(b.y.data);
+    for (std::int64_t r = 0; b.y.mixed && r < b.rows; ++r) {
+        join_into[panels.planes - 2](panels, r);
+        stream_copy(panels.row, y + r * b.y.row_stride, b.width * panels.planes);
+    }
+    for (int plane = 0; !b.y.mixed && plane < panels.planes; ++plane)
+        for (std::int64_t r = 0; r < b.rows; ++r) {
+            for (std::int64_t p = 0; p < panels.count; ++p)
+                copy_in(panels.tile(p) + plane * kTaller + r * kRows, 0, panels.row + p * kRows, 1);
+            stream_copy(panels.row, y + b.y.offsets[plane] + r * b.y.row_stride, b.width);
+        }
+    finish_stream();
+}
+
 template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>& ends) {
     const Panels<C> panels(b);
     Soon<0> next_x(b.x, kRows, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, kRows, panels.count);
-    Soon<1> y(b.y, 0, panels.count);
+    Soon<1> y(b.streams ? PlaneRows{} : b.y, 0, panels.count);
     const std::int64_t field_size = panels.fields * kRows;
     const auto checkpoint = [&](std::int64_t p, int field) {
         return panels.checkpoints + p * field_size + field * kRows;
@@ -699,8 +724,15 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
                     panels.results[plane * kTile + k] += panels.trusts && c[k] == C(0) ? C(0) : x;
                 }
         }
-        store(panels.results, kTile, b.y, first);
+        if (!b.streams) {
+            store(panels.results, kTile, b.y, first);
+            continue;
+        }
+        for (int plane = 0; plane < panels.planes; ++plane)
+            for (int k = 0; k < kTile; k += kWidth<C>)
+                store_vector(tiles + plane * kTaller + k, load_vector(panels.results + plane * kTile + k));
     }
+    if (b.streams) stream_rows(b, panels);
 }
 
 } // namespace

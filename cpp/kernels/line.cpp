@@ -450,14 +450,9 @@ void scan_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t s
 // ---- out
 
 template <class C, class S> void write(const C* __restrict from, S* __restrict to, std::int64_t count, bool stream) {
-    std::int64_t j = 0;
-    if constexpr (std::is_same_v<C, S>) {
-        if (stream) {
-            for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
-            for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
-        }
-    }
-    for (; j < count; ++j) narrow(from[j], to[j]);
+    if constexpr (std::is_same_v<C, S>)
+        if (stream) return stream_copy(from, to, count);
+    for (std::int64_t j = 0; j < count; ++j) narrow(from[j], to[j]);
 }
 
 template <class C, class S> void write_rows(const C* rows, std::int64_t count, std::int64_t width, void* target,

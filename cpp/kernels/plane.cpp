@@ -219,11 +219,8 @@ template <class C, class S> void store_rows(const C* __restrict rows, std::int64
         store(rows + r * pitch, static_cast<S*>(target) + r * row_stride, column_stride, width);
 }
 
-template <class C> void stream(const C* __restrict from, C* __restrict to, std::int64_t count) {
-    std::int64_t j = 0;
-    for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
-    for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
-    for (; j < count; ++j) to[j] = from[j];
+template <class C> void stream(const C* from, C* to, std::int64_t count) {
+    stream_copy(from, to, count);
     finish_stream();
 }
 

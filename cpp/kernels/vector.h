@@ -51,6 +51,14 @@ __attribute__((always_inline)) inline void finish_stream() {
 #endif
 }
 
+/// A copy past the caches: lines of memory are written whole, and not read before.
+template <class C> void stream_copy(const C* __restrict from, C* __restrict to, std::int64_t count) {
+    std::int64_t j = 0;
+    for (; j < count && reinterpret_cast<std::uintptr_t>(to + j) % kVectorBytes != 0; ++j) to[j] = from[j];
+    for (; j + kWidth<C> <= count; j += kWidth<C>) stream_vector(to + j, load_vector(from + j));
+    for (; j < count; ++j) to[j] = from[j];
+}
+
 /// w f across an edge; cuts says that some weights are 0, across which nothing passes, not even NaN.
 template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over(V w, V f) {
     if constexpr (cuts) return w != V{} ? w * f : V{};

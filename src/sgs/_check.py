@@ -61,6 +61,8 @@ def integers(name: str, value: object) -> tuple[int, ...]:
 
 def number(name: str, value: object) -> float:
     """A real number, of any type but bool; an array of no axes is a number."""
+    if type(value) is float:
+        return value
     refuse_tensor(name, value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -135,7 +137,11 @@ def layout(name: str, shape: Shape, channel_axis: object, axes: object, argument
         if ndim >= 3 or not (axes is None or given == -3):
             channel = axis("channel_axis", given, ndim)
     others = [a for a in range(ndim) if a != channel]
-    spatial = others[-2:] if axes is None else [axis(argument, a, ndim) for a in integers(argument, axes)]
+    channels = 1 if channel is None else shape[channel]
+    field = tuple([shape[a] for a in others])
+    if axes is None:
+        return Layout(channel, channels, field, tuple(range(len(others))[-2:]))
+    spatial = [axis(argument, a, ndim) for a in integers(argument, axes)]
     if not spatial:
         raise ValueError(f"{argument}: expected at least one axis, got none")
     for i, a in enumerate(spatial):
@@ -145,8 +151,7 @@ def layout(name: str, shape: Shape, channel_axis: object, axes: object, argument
             )
         if a in spatial[:i]:  # list.count is more than torch 2.6 can compile
             raise ValueError(f"{argument}: expected different axes, got axis {a} twice ({axes})")
-    channels = 1 if channel is None else shape[channel]
-    return Layout(channel, channels, tuple(shape[a] for a in others), tuple(others.index(a) for a in spatial))
+    return Layout(channel, channels, field, tuple(others.index(a) for a in spatial))
 
 
 def _looks_like_image(shape: Shape) -> bool:
@@ -206,6 +211,8 @@ def field(name: str, shape: Shape, layout: Layout, channel: int | None = None) -
     Spatial axes must be all there. Batch axes may be missing in front or have length 1, or be missing altogether.
     """
     own = [a for a in range(len(shape)) if a != channel]
+    if tuple([shape[a] for a in own]) == layout.field:
+        return layout.field
     ndim = len(layout.field)
     places = sorted(layout.axes) if len(own) == len(layout.axes) else list(range(ndim - len(own), ndim))
     if len(own) > ndim or not set(layout.axes) <= set(places):
@@ -265,6 +272,8 @@ def position(name: str, value: object, lengths: Shape) -> tuple[int, ...]:
 
 def refuse_tensor(name: str, value: object) -> None:
     """A torch tensor is not taken for an array; torch is not imported to know one."""
+    if type(value) is np.ndarray:
+        return
     for base in type(value).__mro__:
         if base.__name__ == "Tensor" and base.__module__.split(".")[0] == "torch":
             raise TypeError(
@@ -309,6 +318,8 @@ def array(name: str, value: object) -> npt.NDArray[Any]:
 
 
 def _overlaps_itself(a: npt.NDArray[Any]) -> bool:
+    if a.flags.c_contiguous:
+        return False
     extent = a.itemsize
     for stride, length in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
         if stride < extent:

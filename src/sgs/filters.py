@@ -22,7 +22,8 @@ _NORMALIZATIONS: dict[str | None, int] = {"cross": _core.CROSS, "line": _core.LI
 
 
 def _reachable(a: Array) -> bool:
-    return a.flags.aligned and all(s % a.itemsize == 0 for s in a.strides)
+    flags = a.flags
+    return flags.aligned and (flags.c_contiguous or all(s % a.itemsize == 0 for s in a.strides))
 
 
 def _converted(a: Array) -> Array:
@@ -302,6 +303,8 @@ def tree_update(
 def _channels_first(a: Array, channel: int | None) -> Array:
     if channel is None:
         return a[np.newaxis]
+    if channel == 0:
+        return a
     order = (channel, *range(channel), *range(channel + 1, a.ndim))  # moveaxis takes ten times as long
     first: Array = a.transpose(order)
     return first
@@ -310,6 +313,8 @@ def _channels_first(a: Array, channel: int | None) -> Array:
 def _as_values(a: Array, channel: int | None, heads: int) -> Array:
     """A view (heads, channels of a head, *field)."""
     first = _channels_first(a, channel)
+    if heads == 1:
+        return first[np.newaxis]
     return first.reshape(heads, first.shape[0] // heads, *first.shape[1:])
 
 
