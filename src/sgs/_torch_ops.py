@@ -80,6 +80,7 @@ _PROFILED: Any = torch._C._autograd._profiler_enabled
 _TRANSFORMED: Any = torch._C._are_functorch_transforms_active
 _DISPATCH_MODES: Any = torch._C._len_torch_dispatch_stack
 _FUNCTION_MODES: Any = torch._C._len_torch_function_stack
+_HAS_STORAGE: Any = torch._C._has_storage
 _TRACING: Any = torch._C._is_tracing
 
 
@@ -94,15 +95,17 @@ def is_direct(tensors: Sequence[Tensor | None]) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
+    recording = torch.is_grad_enabled()
     for t in tensors:
         if t is not None and not (
             type(t) is Tensor
             and t.is_cpu
-            and not t.requires_grad
+            and not (recording and t.requires_grad)
             and t.dtype in _CODES
             and t.layout is torch.strided
             and not t.is_nested
             and not t.is_neg()
+            and _HAS_STORAGE(t)  # wrappers of vmap and functionalization have none
         ):
             return False
     # A transform, a mode, a tracer or a profiler wants to see the operator go by.
@@ -152,9 +155,7 @@ class Operator:
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
         self.overload = getattr(torch.ops.sgs, name).default
-        # What torch.library.register_autograd registers, behind a look for tangents.
-        derived = torch._library.autograd.Info(self._backward, self._setup)
-        self._differentiated = torch._library.autograd.make_autograd_impl(self.overload, derived)
+        self.recorded = _recorded(self)
         _LIBRARY.impl(name, self._with_autograd, "Autograd", with_keyset=True)
         self.function = _function(self)
 
@@ -181,20 +182,36 @@ class Operator:
 
     def _with_autograd(self, keyset: Any, *args: Any) -> Any:
         self._refuse_tangents(args)  # of functorch's levels, too, which end here
-        return self._differentiated(keyset, *args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return self.recorded.apply(keyset, *args)
+        return self.below_autograd(keyset, args)
+
+    def below_autograd(self, keyset: Any, args: tuple[Any, ...]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
     def _run(self, *args: Any) -> Any:
         self._refuse_tangents(args)  # where the level of autograd was left out
         return self.kernel(*args)
 
-    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.constants = inputs[self.tensors :]
-        ctx.save_for_backward(*inputs[: self.tensors])
 
-    def _backward(self, ctx: Any, *g: Any) -> tuple[Any, ...]:
-        args = (*ctx.saved_tensors, *ctx.constants)
-        grads = self.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[: self.tensors])
-        return (*grads, *(None for _ in ctx.constants))
+def _recorded(operator: Operator) -> Any:
+    class Recorded(torch.autograd.Function):
+        """What torch.library.register_autograd makes, which takes a third of a call to look for default values."""
+
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+            ctx.constants = args[operator.tensors :]
+            ctx.save_for_backward(*args[: operator.tensors])
+            return operator.below_autograd(keyset, args)
+
+        @staticmethod
+        def backward(ctx: Any, *g: Any) -> Any:
+            args = (*ctx.saved_tensors, *ctx.constants)
+            grads = operator.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[1 : operator.tensors + 1])
+            return (None, *grads, *(None for _ in ctx.constants))
+
+    return Recorded
 
 
 def _function(operator: Operator) -> Any:
