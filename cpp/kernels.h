@@ -52,8 +52,9 @@ template <class C> struct PointwiseKernels {
 
 /// On rows of count elements.
 template <class C> struct WeightKernels {
-    /// (1) d += term of |b - a|. One entry per Metric.
-    void (*accumulate_distance[3])(C* d, const C* a, const C* b, std::int64_t count);
+    /// (1) d += term of |b - a|, for channels that lie `stride` elements apart. One entry per Metric.
+    void (*accumulate_distance[3])(C* d, const C* a, const C* b, std::int64_t count, std::int64_t channels,
+                                   std::int64_t stride);
     /// d = 0 where a confidence at either end is 0 (8).
     void (*ignore_untrusted)(C* d, const C* a, const C* b, std::int64_t count);
     /// (2) d becomes w; the square root is taken first for the Euclidean distance.

@@ -181,7 +181,7 @@ template <class C> class RowWalk {
         std::fill_n(d, count * kRows, C(0));
         for (std::int64_t c = 0; c < guide.channels; ++c) {
             load_lines(g, kRows, offsets, first * job_.w.strides[job_.axis] + c * guide.channel_stride, count + 1);
-            weight.accumulate_distance[static_cast<int>(guide.metric)](d, g, g + kRows, count * kRows);
+            weight.accumulate_distance[static_cast<int>(guide.metric)](d, g, g + kRows, count * kRows, 1, 0);
         }
         weight.finish(d, count * kRows, representable<C>(guide.steps[0]), representable<C>(guide.scales[0]),
                       guide.metric == Metric::euclidean);

@@ -169,7 +169,7 @@ template <class C> class LongLines {
         view.view = &channel;
         for (std::int64_t k = 0; k < guide.channels; ++k) {
             load(g, view, 0, edges + 1);
-            weight.accumulate_distance[static_cast<int>(guide.metric)](w, g, g + kLanes, count);
+            weight.accumulate_distance[static_cast<int>(guide.metric)](w, g, g + kLanes, count, 1, 0);
             channel.data = channel.at(guide.channel_stride);
         }
         weight.finish(w, count, representable<C>(guide.steps[0]), representable<C>(guide.scales[0]),

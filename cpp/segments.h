@@ -67,6 +67,21 @@ class Segments {
         DType dtype_;
     };
 
+    /// (1) d becomes the distances from the elements of a segment to those `offset` further on, over channels that lie
+    /// `stride` apart. near and far are scratch.
+    template <class C> static void distances(C* d, const Row<C>& values, std::int64_t offset, std::int64_t count,
+                                             std::int64_t channels, std::int64_t stride, Metric metric, C* near,
+                                             C* far) {
+        const auto accumulate = kernels<C>().weight.accumulate_distance[static_cast<int>(metric)];
+        std::fill_n(d, count, C(0));
+        if (values.direct())
+            accumulate(d, values.read(near, 0, count), values.read(far, offset, count), count, channels, stride);
+        else
+            for (std::int64_t c = 0; c < channels; ++c)
+                accumulate(d, values.read(near, c * stride, count), values.read(far, c * stride + offset, count), count,
+                           1, 0);
+    }
+
   private:
     std::int64_t per_row() const { return (length_ + kSegment - 1) / kSegment; }
     std::int64_t length_of(int d) const {

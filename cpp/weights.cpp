@@ -19,10 +19,9 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
     if (w.size() == 0) return;
     // One head: the guide of its first channel, whose further channels lie `channel_stride` apart.
     const std::int64_t channels = guide.shape[channel_axis] / w.shape[channel_axis];
-    const std::int64_t channel_stride = guide.strides[channel_axis];
     AnyView first_channel = guide;
     first_channel.shape = w.shape;
-    first_channel.strides[channel_axis] = channels * channel_stride;
+    first_channel.strides[channel_axis] = channels * guide.strides[channel_axis];
     const AnyView trust = confidence != nullptr ? broadcast(*confidence, guide) : AnyView{};
     const DimOrder order = order_by_stride(w);
     int row_dim = order.dims[0];
@@ -32,7 +31,6 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
         using C = decltype(zero);
         const WeightKernels<C>& kernel = kernels<C>().weight;
         const Metric simple = simplest(metric, channels);
-        const auto accumulate = kernel.accumulate_distance[static_cast<int>(simple)];
         const std::int64_t tasks = (segments.count() + kTaskRows - 1) / kTaskRows;
         const PerWorker<Rows<C>> scratch(tasks, options);
         CancelFlag cancel(options);
@@ -41,14 +39,9 @@ void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int 
             const std::int64_t end = std::min(segments.count(), (task + 1) * kTaskRows);
             for (std::int64_t segment = task * kTaskRows; segment < end; ++segment) {
                 const std::int64_t count = segments.length(segment);
-                const Segments::Row<C> values(segments, first_channel, segment);
-                std::fill_n(rows.d, count, C(0));
-                for (std::int64_t c = 0; c < channels; ++c) {
-                    if (c % 64 == 0) cancel.check(worker);
-                    const std::int64_t channel = c * channel_stride;
-                    accumulate(rows.d, values.read(rows.near, channel, count),
-                               values.read(rows.far, channel + guide.strides[axis], count), count);
-                }
+                cancel.check(worker);
+                Segments::distances(rows.d, Segments::Row<C>(segments, first_channel, segment), guide.strides[axis],
+                                    count, channels, guide.strides[channel_axis], simple, rows.near, rows.far);
                 if (confidence != nullptr) {
                     const Segments::Row<C> trusts(segments, trust, segment);
                     kernel.ignore_untrusted(rows.d, trusts.read(rows.near, 0, count),

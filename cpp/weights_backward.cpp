@@ -11,7 +11,7 @@ constexpr std::int64_t kTaskRows = 16; // rows that one task computes
 
 template <class C> struct Rows {
     // A place before and after for the neighbours of the ends.
-    alignas(64) C near[kSegment + 2]{}, far[kSegment]{}, before[kSegment + 2]{}, after[kSegment]{}, result[kSegment]{};
+    alignas(64) C near[kSegment + 2]{}, far[kSegment]{}, before[kSegment]{}, after[kSegment]{}, result[kSegment]{};
 };
 
 // The dimension that rows lie along: neighbours in memory, but not channels.
@@ -49,13 +49,8 @@ template <class C> std::array<double, 2> differentiate_distances(const GuideEdge
             cancel.check(worker);
             const std::int64_t count = segments.length(segment);
             C* const d = rows.result;
-            const Segments::Row<C> values(segments, g.nodes, segment);
-            std::fill_n(d, count, C(0));
-            for (std::int64_t c = 0; c < g.channels; ++c) {
-                const std::int64_t channel = c * g.channel_stride;
-                kernel.accumulate_distance[m](d, values.read(rows.near, channel, count),
-                                              values.read(rows.far, channel + g.nodes.strides[g.axis], count), count);
-            }
+            Segments::distances(d, Segments::Row<C>(segments, g.nodes, segment), g.nodes.strides[g.axis], count,
+                                g.channels, g.channel_stride, g.metric, rows.near, rows.far);
             const auto ignore_untrusted = [&] {
                 if (g.trust == nullptr) return;
                 const Segments::Row<C> trusts(segments, *g.trust, segment);
@@ -115,25 +110,27 @@ template <class C> void differentiate_guide(const GuideEdges& g, const AnyView& 
             }
             for (std::int64_t c = 0; c < g.channels; ++c) {
                 const std::int64_t channel = c * g.channel_stride;
-                const C *before, *here, *after;
+                C* const result = bars.direct() ? reinterpret_cast<C*>(bars.at(c * bar_stride)) : rows.result;
+                // Nodes [start, start + length); at either end the node may be its own neighbour.
+                const auto differentiate = [&](const C* before, const C* here, const C* after, std::int64_t start,
+                                               std::int64_t length) {
+                    kernel(result + start, before + start, here + start, after + start, enter + start, leave + start,
+                           length);
+                };
                 if (along) {
-                    const std::int64_t skipped = from_before ? 1 : 0;
-                    C* const row = rows.near + 1;
-                    values.load(row - skipped, channel - skipped * stride, skipped + count + (to_after ? 1 : 0));
-                    before = row - 1;
-                    here = row;
-                    after = row + 1;
+                    const std::int64_t skipped = from_before ? 1 : 0, beyond = to_after ? 1 : 0;
+                    const C* const row =
+                        values.read(rows.near, channel - skipped * stride, skipped + count + beyond) + skipped;
+                    const std::int64_t inner = 1 - skipped, last = std::max(count - 1 + beyond, inner);
+                    if (inner > 0) differentiate(row, row, row + (count + beyond > 1 ? 1 : 0), 0, 1);
+                    differentiate(row - 1, row, row + 1, inner, last - inner);
+                    if (last < count) differentiate(row - 1, row, row, last, 1);
                 } else {
-                    here = values.read(rows.near, channel, count);
-                    before = from_before ? values.read(rows.before, channel - stride, count) : here;
-                    after = to_after ? values.read(rows.after, channel + stride, count) : here;
+                    const C* const here = values.read(rows.near, channel, count);
+                    differentiate(from_before ? values.read(rows.before, channel - stride, count) : here, here,
+                                  to_after ? values.read(rows.after, channel + stride, count) : here, 0, count);
                 }
-                if (bars.direct()) {
-                    kernel(reinterpret_cast<C*>(bars.at(c * bar_stride)), before, here, after, enter, leave, count);
-                } else {
-                    kernel(rows.result, before, here, after, enter, leave, count);
-                    bars.store(rows.result, c * bar_stride, count);
-                }
+                if (!bars.direct()) bars.store(rows.result, c * bar_stride, count);
             }
         }
     });
