@@ -182,7 +182,7 @@ class Operator:
 
     def _with_autograd(self, keyset: Any, *args: Any) -> Any:
         self._refuse_tangents(args)  # of functorch's levels, too, which end here
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[: self.tensors]):
             return self.recorded.apply(keyset, *args)
         return self.below_autograd(keyset, args)
 
