@@ -205,9 +205,16 @@ MUTANTS = [
     ),
     Mutant(
         "a channel of the guide skipped",
-        "cpp/weights.cpp",
-        "for (std::int64_t c = 0; c < channels; ++c) {",
-        "for (std::int64_t c = channels > 2; c < channels; ++c) {",
+        "cpp/segments.h",
+        "values.read(far, offset, count), count, channels, stride);",
+        "values.read(far, offset, count), count, channels - (channels > 2), stride);",
+        WEIGHTS,
+    ),
+    Mutant(
+        "the terms of a vector that overlaps another added twice",
+        "cpp/kernels/weights.cpp",
+        "left < 2 * kTogether ? left / 2 : kTogether;",
+        "kTogether;",
         WEIGHTS,
     ),
     Mutant(
@@ -507,6 +514,34 @@ MUTANTS = [
         IMAGES,
     ),
     Mutant(
+        "the last row of a block forgotten where an image is written past the caches",
+        "cpp/kernels/image.cpp",
+        "for (std::int64_t r = 0; b.y.mixed && r < b.rows; ++r) {",
+        "for (std::int64_t r = 0; b.y.mixed && r + 1 < b.rows; ++r) {",
+        f"{IMAGES} -k caches",
+    ),
+    Mutant(
+        "scratch given to two calls",
+        "cpp/scratch.cpp",
+        "        blocks_.erase(best);\n",
+        "",
+        "tests/test_scratch.py",
+    ),
+    Mutant(
+        "all scratch kept",
+        "cpp/scratch.cpp",
+        "        shrink(limit_ - block.bytes, kMostBlocks - 1);\n",
+        "",
+        "tests/test_scratch.py",
+    ),
+    Mutant(
+        "backward: the edge to the next segment of a guide's row from a node to itself",
+        "cpp/weights_backward.cpp",
+        "skipped = from_before ? 1 : 0, beyond = to_after ? 1 : 0;",
+        "skipped = from_before ? 1 : 0, beyond = 0;",
+        SHARED,
+    ),
+    Mutant(
         "planes that lie otherwise taken for their own guide",
         "cpp/image.h",
         "same &= p.row_stride(guide.view) == p.row_stride(x) && p.column_stride(guide.view) == p.column_stride(x);",
@@ -760,7 +795,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is written past the caches begins one too late",
-        "cpp/kernels/line.cpp",
+        "cpp/kernels/vector.h",
         "% kVectorBytes != 0; ++j) to[j] = from[j];",
         "% kVectorBytes != 0; ++j) (void)from;",
         f"{WAYS} -k caches",

@@ -129,3 +129,16 @@ def test_complements_of_numbers_do_not_wrap(dtype: type) -> None:
 def test_no_edges(n: int) -> None:
     assert sgs.edge_weights(np.ones((3, 4, n)), -1).shape == (1, 4, 0)
     assert sgs.edge_weights(np.ones((3, 0, 5)), -1).shape == (1, 0, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_of_any_number_of_vectors(isa: str, dtype: Any) -> None:
+    """Sums of a few vectors stay in registers, and a last one that is not whole overlaps the one before."""
+    sgs.set_isa(isa)
+    rng = np.random.default_rng(0)
+    for edges in (*range(1, 40), *range(62, 70), *range(125, 150), 255, 256, 257, 273, 1023, 1024, 1025, 1041):
+        guide = rng.random((5, 2, edges + 1)).astype(dtype)
+        distance = np.sqrt((np.diff(guide.astype(np.float64), axis=-1) ** 2).sum(axis=0))
+        w = sgs.edge_weights(guide, -1, 0.7)
+        np.testing.assert_allclose(w[0], np.exp(-distance / 0.7), rtol=1e-5 if dtype == np.float32 else 1e-13)
