@@ -199,7 +199,7 @@ MUTANTS = [
     Mutant(
         "all heads weighted as the first",
         "cpp/weights.cpp",
-        "first_channel.strides[channel_axis] = channels * channel_stride;",
+        "first_channel.strides[channel_axis] = channels * guide.strides[channel_axis];",
         "first_channel.strides[channel_axis] = 0;",
         f"{WEIGHTS} {FILTER}",
     ),
