@@ -307,7 +307,7 @@ template <class C> void copy(const AnyView& from, AnyView to, const Options& opt
     });
 }
 
-constexpr std::int64_t kReciprocals = 1 << 15; // worth a turn
+constexpr std::int64_t kReciprocals = 1 << 15; // elements worth a turn
 
 // Supports S of (7), (8) as reciprocals in `memory`: of all axes together for "cross", of each by itself for "line".
 template <class C>

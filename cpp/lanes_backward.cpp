@@ -14,9 +14,8 @@ constexpr std::int64_t kMaxChunks = 16;
 // The dimensions of what is differentiated.
 struct Planes {
     explicit Planes(const Gradient& g)
-        : across_axis(std::abs(g.x_bar.strides[g.axes[1]]) <= std::abs(g.x_bar.strides[g.axes[0]]) ? 1 : 0),
-          down_axis(1 - across_axis), rows(g.axes[down_axis]), columns(g.axes[across_axis]), height(g.x.shape[rows]),
-          width(g.x.shape[columns]), shape(g.x) {
+        : across_axis(row_of_two(g.x_bar, g.axes[0], g.axes[1])), down_axis(1 - across_axis), rows(g.axes[down_axis]),
+          columns(g.axes[across_axis]), height(g.x.shape[rows]), width(g.x.shape[columns]), shape(g.x) {
         const DimOrder order = order_by_stride(g.x_bar);
         for (int k = 0; k < order.count; ++k) {
             const int d = order.dims[k];

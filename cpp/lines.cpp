@@ -39,6 +39,11 @@ DimOrder order_by_stride(const AnyView& v, int without) {
     return order;
 }
 
+std::size_t row_of_two(const AnyView& v, int first, int second) {
+    if (v.shape[first] == 1 || v.shape[second] == 1) return v.shape[second] > 1 ? 1 : 0;
+    return std::abs(v.strides[second]) <= std::abs(v.strides[first]) ? 1 : 0;
+}
+
 Lines::Lines(const AnyView& x, int axis, const AnyView* w)
     : axis_(axis), steps_(x.shape[axis]), order_(order_by_stride(x, axis)) {
     if (w != nullptr && x.strides[axis] == 1)

@@ -28,6 +28,10 @@ struct DimOrder {
 };
 DimOrder order_by_stride(const AnyView& v, int without = -1);
 
+/// Along which of two dimensions rows lie, 0 or 1: neighbours in memory. Of one element there are no rows, whatever its
+/// stride.
+std::size_t row_of_two(const AnyView& v, int first, int second);
+
 /// All lines of an array along one axis, in tiles of kLanes, neighbours in memory side by side.
 class Lines {
   public:

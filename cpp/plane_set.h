@@ -39,10 +39,9 @@ template <class C> class PlaneSet {
   public:
     explicit PlaneSet(const Operands& operands)
         : o(operands), line(o.filter.normalization == Normalization::line),
-          across_axis(std::abs(o.y.strides[o.axes[1]]) <= std::abs(o.y.strides[o.axes[0]]) ? 1 : 0),
-          down_axis(1 - across_axis), rows_(o.axes[down_axis]), columns_(o.axes[across_axis]), height(o.y.shape[rows_]),
-          width(o.y.shape[columns_]), pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)),
-          blocks((height + kRows - 1) / kRows) {
+          across_axis(row_of_two(o.y, o.axes[0], o.axes[1])), down_axis(1 - across_axis), rows_(o.axes[down_axis]),
+          columns_(o.axes[across_axis]), height(o.y.shape[rows_]), width(o.y.shape[columns_]),
+          pitch(padded_pitch(width)), across_pitch(padded_pitch(width + 1)), blocks((height + kRows - 1) / kRows) {
         DimOrder order = order_by_stride(o.y);
         const auto end = std::remove_if(order.dims.begin(), order.dims.begin() + order.count,
                                         [&](int d) { return d == rows_ || d == columns_ || o.y.shape[d] == 1; });

@@ -94,6 +94,8 @@ void give_back_scratch(ScratchBlock block) noexcept {
         release(block);
 }
 
-void keep_scratch(std::size_t bytes) { kept().set_limit(bytes); }
+void keep_scratch(std::size_t bytes) {
+    if (!forked()) kept().set_limit(bytes);
+}
 
 } // namespace sgs

@@ -395,3 +395,14 @@ def test_many_channels(size: tuple[int, int], channels: int, layout: str, isa: s
             in_place = x.copy(order="K")
             sgs.semi_global_filter(in_place, guide, (scale, 2 * scale), out=in_place, num_threads=1, **options)
             np.testing.assert_array_equal(in_place.astype(float), y.astype(float))
+
+
+@pytest.mark.parametrize("shape", [(17, 97, 1), (17, 1, 97), (3, 1, 9), (1, 1, 1)])
+def test_strides_of_axes_of_one_element_do_not_matter(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).random(shape, np.float32)
+    expected = sgs.semi_global_filter(x)
+    for stride in (0, -4, 1, 3, 1 << 40):
+        strides = tuple(stride if n == 1 else s for n, s in zip(shape, x.strides, strict=True))
+        odd = np.lib.stride_tricks.as_strided(x, shape, strides)
+        out = np.lib.stride_tricks.as_strided(np.empty_like(x), shape, strides)
+        np.testing.assert_array_equal(sgs.semi_global_filter(odd, out=out), expected)

@@ -701,3 +701,27 @@ def test_num_threads_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_examples() -> None:
     results = doctest.testmod(st, optionflags=doctest.ELLIPSIS)
     assert results.attempted > 10 and results.failed == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_wrappers_without_memory_do_not_reach_a_kernel(case: Case) -> None:
+    """Gradients that are zero by their kind, and tensors of the vmap behind `is_grads_batched`, while nothing records."""
+    f, inputs = case.function(st), leaves(*case.tensors(4, 5))
+    y = f(*inputs)
+    zeros = torch.autograd.grad(y, inputs, torch._efficientzerotensor(y.shape, dtype=y.dtype), allow_unused=True)
+    assert all(g is None or not g.any() for g in zeros)
+    with torch.no_grad():
+        batched = torch._vmap_internals._vmap(lambda first: f(first, *inputs[1:]))(torch.stack([inputs[0]] * 2))
+        torch.testing.assert_close(batched, torch.stack([f(*inputs)] * 2))
+
+
+def test_an_input_changed_after_the_forward_pass_is_refused() -> None:
+    (x,) = leaves(torch.rand(3, 9))
+    changed = x * 1
+    w = torch.rand(8, requires_grad=True)
+    y = st.line_filter(changed, w)
+    assert y.grad_fn is not None
+    assert y.grad_fn.name() == "sgs_line_filterBackward"  # what messages of autograd show
+    changed.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

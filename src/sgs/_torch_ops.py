@@ -105,6 +105,7 @@ def is_direct(tensors: Sequence[Tensor | None]) -> bool:
             and t.layout is torch.strided
             and not t.is_nested
             and not t.is_neg()
+            and not t._is_zerotensor()  # which has no memory
             and _HAS_STORAGE(t)  # wrappers of vmap and functionalization have none
         ):
             return False
@@ -155,7 +156,7 @@ class Operator:
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, batch, lib=_LIBRARY)
         self.overload = getattr(torch.ops.sgs, name).default
-        self.recorded = _recorded(self)
+        self.recorded = _recorded(self, name)
         _LIBRARY.impl(name, self._with_autograd, "Autograd", with_keyset=True)
         self.function = _function(self)
 
@@ -195,23 +196,21 @@ class Operator:
         return self.kernel(*args)
 
 
-def _recorded(operator: Operator) -> Any:
-    class Recorded(torch.autograd.Function):
-        """What torch.library.register_autograd makes, which takes a third of a call to look for default values."""
+def _recorded(operator: Operator, name: str) -> Any:
+    """What torch.library.register_autograd makes, which takes a third of a call to look for default values."""
 
-        @staticmethod
-        def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-            ctx.constants = args[operator.tensors :]
-            ctx.save_for_backward(*args[: operator.tensors])
-            return operator.below_autograd(keyset, args)
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        ctx.constants = args[operator.tensors :]
+        ctx.save_for_backward(*args[: operator.tensors])
+        return operator.below_autograd(keyset, args)
 
-        @staticmethod
-        def backward(ctx: Any, *g: Any) -> Any:
-            args = (*ctx.saved_tensors, *ctx.constants)
-            grads = operator.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[1 : operator.tensors + 1])
-            return (None, *grads, *(None for _ in ctx.constants))
+    def backward(ctx: Any, *g: Any) -> Any:
+        args = (*ctx.saved_tensors, *ctx.constants)
+        grads = operator.vjp(g[0] if len(g) == 1 else g, args, ctx.needs_input_grad[1 : operator.tensors + 1])
+        return (None, *grads, *(None for _ in ctx.constants))
 
-    return Recorded
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(f"sgs_{name}", (torch.autograd.Function,), methods)  # its name shows in messages of autograd
 
 
 def _function(operator: Operator) -> Any:
