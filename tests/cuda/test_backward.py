@@ -249,7 +249,9 @@ PLANES: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype"), [("none", F32), ("cross", F32), *(("confidence", t) for t in (F16, F32, F64))], ids=str
+    ("case", "dtype"),
+    [("none", F32), ("cross", F32), *((c, t) for c in ("line", "confidence") for t in (F16, F32, F64))],
+    ids=str,
 )
 @pytest.mark.parametrize(("shape", "axes", "kilobytes", "options"), PLANES)
 def test_planes(
@@ -258,6 +260,17 @@ def test_planes(
     if hasattr(device.module, "set_shared_limit"):
         device.module.set_shared_limit(kilobytes * 1024)
     check_filter(device, shape, axes, case, dtype, **options)
+
+
+def test_line_keeps_no_sums(device: Device) -> None:
+    """Both axes at once: beside the reciprocals of the support, nothing is kept in memory for x_bar."""
+    x = np.ones((16, 33, 35), F16)
+    weights = [np.ones(one_on(fewer(x.shape, a), 0), F32) for a in (1, 2)]
+    x_bar = fresh(x.shape, F16)
+    outs = (None, Out(x_bar), [], None)
+    need = device.call("semi_global_filter_backward", x, weights, x, *outs, [1, 2], LINE, False, None)
+    np.testing.assert_array_equal(x_bar, 2)
+    assert need < 4 * x.size
 
 
 def test_cut_edges_stop_nan(device: Device) -> None:
