@@ -168,9 +168,10 @@ __device__ inline auto steps_of(const Lanes& lanes) {
     return [steps = lanes.steps](int lane) { return Span{0, steps[lane]}; };
 }
 
-/// f(rows, step in the tile, row_at) where elements go by packs: the steps of each lane are neighbours in memory, or
-/// the lanes are at each step, at a 16-byte border (32 neighbours that are not are served as well one by one). Else
-/// each(lane)(row) for all lanes and rows. p: the operand's first element.
+/// f(rows, step in the tile, row_at) where elements go by packs: where the steps of each lane are neighbours in memory,
+/// or where the lanes are and begin at a 16-byte border at each step (32 lanes have too few packs to pay for what is
+/// before the first and behind the last). Else single(lane)(row) for all lanes and rows, as `each` calls it. p: the
+/// operand's first element.
 template <class T, class SpanOf, class F, class Each>
 __device__ inline void in_packs(const T* p, const Lanes& lanes, const Operand& o, const std::int64_t* offsets, int rows,
                                 const SpanOf& span_of, const F& f, const Each& single) {
