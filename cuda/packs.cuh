@@ -64,7 +64,8 @@ __device__ inline void each_pack(int rows, const T* p, const RowAt& row_at, cons
         const int head = beyond == 0 ? 0 : count - beyond, packs = (row.columns - head) / count;
         const int units = row.columns - packs * (count - 1);
         const unsigned turn = static_cast<unsigned>(thread % 32 / (banks / count) - row.to - head) % count;
-        for (int unit = thread % team; unit < units; unit += team) {
+        SGS_UNROLL_NOT // a pack under way takes registers enough
+            for (int unit = thread % team; unit < units; unit += team) {
             if (unit < packs)
                 wide(row, head + unit * count, static_cast<int>(turn));
             else // before the first pack, then behind the last one
