@@ -405,10 +405,11 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     }
     each_element(tile, [&](int row, int column) {
         const int at = row * pitch + column;
-        put(args.support_sums[0], args.support_stride, kSupportSums, row, column, support_sums[at]);
-        if constexpr (scales)
+        if (sums_support) put(args.support_sums[0], args.support_stride, kSupportSums, row, column, support_sums[at]);
+        if (scales && sums_row_support)
             put(args.support_sums[1], args.support_stride, kSupportSums, row, column, row_support_sums[at]);
-        put(args.confidence_sums, args.support_stride, kSupportSums, row, column, confidence_sums[at]);
+        if (sums_confidence)
+            put(args.confidence_sums, args.support_stride, kSupportSums, row, column, confidence_sums[at]);
     });
 }
 
