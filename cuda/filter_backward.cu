@@ -2,7 +2,8 @@
 // = y_bar / S, the line filters being their own adjoints:
 //   x_bar = c (z + sum_a N_a(z)) [+ y_bar],   S_bar = support_bar - sum_channels z num / S,
 //   c_bar = sum_channels x (z + sum_a N_a(z)) + S_bar + sum_a N_a(S_bar),
-// and each weight's derivative has a part from (c x, z) and one from (c, S_bar).
+// and each weight's derivative has a part from (c x, z) and one from (c, S_bar). With "line" each axis has a z, num and
+// S of its own.
 #include "filter.cuh"
 #include "lines_backward.cuh"
 #include "plane_backward.cuh"
@@ -26,10 +27,17 @@ template <class C> class Backward {
         bool any_weight = false;
         for (const AnyView& w : weights_bar) any_weight = any_weight || wanted(w);
 
-        if (!line && block_.axes.size() == 2 && (any_weight || confidence_bar != nullptr) &&
-            takes_planes_backward<C>(block_.x, block_.axes[0], block_.axes[1], kept_sums(cross, confidence_bar))) {
-            by_planes(reciprocal, support_bar, x_bar, weights_bar, confidence_bar);
-            return;
+        if (block_.axes.size() == 2) {
+            const int a = block_.axes[0], b = block_.axes[1];
+            if (line && !block_.trusts() && takes_planes_backward<C>(block_.x, a, b, kept_sums(weights_bar))) {
+                line_by_planes(x_bar, weights_bar);
+                return;
+            }
+            if (!line && (any_weight || confidence_bar != nullptr) &&
+                takes_planes_backward<C>(block_.x, a, b, kept_sums(cross, confidence_bar))) {
+                by_planes(reciprocal, support_bar, x_bar, weights_bar, confidence_bar);
+                return;
+            }
         }
 
         AnyView support_sum;
@@ -78,7 +86,7 @@ template <class C> class Backward {
             of_support.x_bar = confidence_bar != nullptr ? &support_sums : nullptr;
             of_support.sum = k > 0 ? of_support.x_bar : nullptr;
             of_support.with_source = k == 0;
-            if (!weights_bar.empty() && wanted(weights_bar[k])) {
+            if (wanted(weights_bar, k)) {
                 const std::size_t mark = queue_.mark();
                 if (line) support_sum = line_support_bar(k);
                 weight(k, z, weights_bar[k], cross || line ? &support_sum : nullptr, outputs, of_support);
@@ -100,9 +108,15 @@ template <class C> class Backward {
 
   private:
     static bool wanted(const AnyView& v) { return v.ndim >= 0 && v.size() > 0; }
+    static bool wanted(std::span<const AnyView> weights_bar, std::size_t k) {
+        return !weights_bar.empty() && wanted(weights_bar[k]);
+    }
 
     AnyView scratch(const AnyView& like) { return dense_like(like, queue_.take<C>(like.size()), dtype_of<C>::value); }
 
+    static int kept_sums(std::span<const AnyView> weights_bar) {
+        return (wanted(weights_bar, 0) ? 1 : 0) + (wanted(weights_bar, 1) ? 1 : 0);
+    }
     static int kept_sums(bool divides, const AnyView* confidence_bar) {
         return (divides ? 1 : 0) + (confidence_bar != nullptr ? 1 : 0);
     }
@@ -118,47 +132,90 @@ template <class C> class Backward {
         const std::int64_t parts = plan.groups + (divides ? 1 : 0);
         PlaneBackwardOutputs<C> outputs;
         AnyView edges[2];
-        for (int k = 0; k < 2; ++k) {
+        for (std::size_t k = 0; k < 2; ++k) {
             edges[k] = dense_like(edges_of(kept, block_.axes[k]), nullptr, dtype_of<C>::value);
-            if (!weights_bar.empty() && wanted(weights_bar[k]))
-                outputs.weights[k] = queue_.take<C>(parts * edges[k].size());
+            if (wanted(weights_bar, k)) outputs.weights[k] = queue_.take<C>(parts * edges[k].size());
         }
         outputs.x_bar = x_bar;
         outputs.confidence = block_.confidence;
         outputs.times = filter_.normalization == Normalization::none ? 2 : 1;
         outputs.residual = filter_.residual;
-        if (divides) outputs.supports = queue_.take<C>(plan.groups * kept.size());
+        if (divides) outputs.supports[0] = queue_.take<C>(plan.groups * kept.size());
         if (confidence_bar != nullptr) outputs.confidences = queue_.take<C>(plan.groups * kept.size());
         run_planes_backward<C>(queue_, block_.x, a, b, kept, source_, Source{&y_bar_, reciprocal}, block_.weights[0],
-                               block_.weights[1], plan, outputs);
+                               block_.weights[1], {}, plan, outputs);
 
         AnyView support_sums; // S_bar + sum_a N_a(S_bar)
         if (divides) {
             const AnyView support_sum = scratch(kept);
-            sum_support_groups<C>(queue_, support_sum, outputs.supports, plan.groups, *reciprocal, support_bar,
+            sum_support_groups<C>(queue_, support_sum, outputs.supports[0], plan.groups, *reciprocal, support_bar,
                                   support_sum);
             PlaneBackwardOutputs<C> of_support;
             if (confidence_bar != nullptr) {
                 support_sums = scratch(kept);
                 of_support.x_bar = &support_sums;
             }
-            for (int k = 0; k < 2; ++k)
+            for (std::size_t k = 0; k < 2; ++k)
                 if (outputs.weights[k] != nullptr)
                     of_support.weights[k] = outputs.weights[k] + plan.groups * edges[k].size();
             const PlaneBackwardPlan support_plan = plan_planes_backward<C>(kept, a, b, kept, 0);
             run_planes_backward<C>(queue_, kept, a, b, kept, Source{nullptr, block_.confidence},
-                                   Source{&support_sum, nullptr}, block_.weights[0], block_.weights[1], support_plan,
-                                   of_support);
+                                   Source{&support_sum, nullptr}, block_.weights[0], block_.weights[1], {},
+                                   support_plan, of_support);
         }
-        for (int k = 0; k < 2; ++k)
-            if (!weights_bar.empty() && wanted(weights_bar[k]))
-                sum_parts_to(edges[k], outputs.weights[k], parts, weights_bar[k]);
+        for (std::size_t k = 0; k < 2; ++k)
+            if (wanted(weights_bar, k)) sum_parts_to(edges[k], outputs.weights[k], parts, weights_bar[k]);
         if (confidence_bar != nullptr) {
             const AnyView full = scratch(kept);
             sum_confidence_groups<C>(queue_, full, outputs.confidences, plan.groups, *block_.confidence, support_sums,
                                      full);
             sum_to<C>(queue_, full, *confidence_bar);
         }
+    }
+
+    // "line": S_a = T_a(1), so its derivative is - sum_channels (y_bar / S_a) T_a(x) / S_a, and each axis' weights have
+    // a part from (1, S_a's derivative), found along lines, once for all channels.
+    void line_by_planes(const AnyView* x_bar, std::span<const AnyView> weights_bar) {
+        const AnyView& kept = block_.support_shape;
+        const int a = block_.axes[0], b = block_.axes[1];
+        const int sums = kept_sums(weights_bar);
+        const PlaneBackwardPlan plan = plan_planes_backward<C>(block_.x, a, b, kept, sums);
+        PlaneBackwardOutputs<C> outputs;
+        outputs.x_bar = x_bar;
+        outputs.residual = filter_.residual;
+        AnyView edges[2];
+        for (std::size_t k = 0; k < 2; ++k) {
+            if (!wanted(weights_bar, k)) continue;
+            edges[k] = dense_like(edges_of(kept, block_.axes[k]), nullptr, dtype_of<C>::value);
+            outputs.weights[k] = queue_.take<C>((plan.groups + 1) * edges[k].size());
+            outputs.supports[k] = queue_.take<C>(plan.groups * kept.size());
+        }
+        // x takes part in derivatives by weights alone.
+        run_planes_backward<C>(queue_, block_.x, a, b, kept, sums > 0 ? source_ : Source{}, Source{&y_bar_, nullptr},
+                               block_.weights[0], block_.weights[1], reciprocals_, plan, outputs);
+        for (std::size_t k = 0; k < 2; ++k) {
+            if (!wanted(weights_bar, k)) continue;
+            const int axis = block_.axes[k];
+            const AnyView support_sum = scratch(kept);
+            sum_support_groups<C>(queue_, support_sum, outputs.supports[k], plan.groups, reciprocals_[k], nullptr,
+                                  support_sum);
+            AnyView part = edges[k];
+            part.data = outputs.weights[k] != nullptr ? outputs.weights[k] + plan.groups * part.size() : nullptr;
+            const AnyView w = repeated(block_.weights[k], part);
+            run_backward<C>(queue_, kept, axis, Source{}, Source{&support_sum, nullptr}, w, true, true, nullptr,
+                            nullptr, plan_backward<C>(kept, axis, w), nullptr, &part, BackwardOutputs<C>{});
+            sum_parts_to(edges[k], outputs.weights[k], plan.groups + 1, weights_bar[k]);
+        }
+    }
+
+    // v along all that `shape` has more.
+    static AnyView repeated(const AnyView& v, AnyView shape) {
+        const int missing = shape.ndim - v.ndim;
+        for (int d = 0; d < shape.ndim; ++d)
+            shape.strides[d] = d < missing || v.shape[d - missing] == 1 ? 0 : v.strides[d - missing];
+        shape.data = v.data;
+        shape.dtype = v.dtype;
+        return shape;
     }
 
     // out may broadcast along more than the parts are summed over already.

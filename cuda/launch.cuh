@@ -14,10 +14,12 @@
 #define SGS_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define SGS_UNROLL _Pragma("unroll 4")
 #define SGS_UNROLL_ALL _Pragma("unroll")
+#define SGS_UNROLL_NOT _Pragma("unroll 1")
 #else
 #include "cuda_emulation.h"
 #define SGS_UNROLL
 #define SGS_UNROLL_ALL
+#define SGS_UNROLL_NOT
 #endif
 
 #include "sgs_cuda.h"

@@ -141,7 +141,8 @@ template <class C> __device__ inline C outward_source(C edge, C a, std::int64_t 
 }
 
 // F at the end of each chunk and B at its start as if nothing flowed in, and what would be left of what does (3).
-template <class C> __global__ void __launch_bounds__(kThreads) line_carries(const __grid_constant__ CarryArgs<C> args) {
+template <class C> __global__ void __launch_bounds__(kThreads, 1)
+    line_carries(const __grid_constant__ CarryArgs<C> args) {
     SGS_SHARED(memory);
     auto* x_offsets = reinterpret_cast<std::int64_t*>(memory);
     std::int64_t* factor_offsets = x_offsets + kLanes;
@@ -154,7 +155,7 @@ template <class C> __global__ void __launch_bounds__(kThreads) line_carries(cons
     C* w = x + rows * kPitch;
 
     const int thread = static_cast<int>(threadIdx.x);
-    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kLanes + thread;
+    const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * kLanes, index = block + thread;
     if (thread < kLanes) {
         const Lane lane = lane_at(lines, index);
         x_offsets[thread] = offset_of(lines, args.operands[kCarryX], lane);
@@ -164,9 +165,14 @@ template <class C> __global__ void __launch_bounds__(kThreads) line_carries(cons
         steps[thread] = lane.steps;
     }
     __syncthreads();
-    load_source(x, args.operands[kCarryX], x_offsets, args.operands[kCarryFactor], factor_offsets, steps, rows);
-    load_links(w, args.operands[kCarryW], w_offsets, steps, first, lines.n, rows);
+    const Lanes lanes{first, steps, rows, lines.n, neighbours_from(lines, block, lines.lanes() - block, false)};
+    load_values(x, lanes, args.operands[kCarryX], x_offsets);
+    load_links(w, lanes, args.operands[kCarryW], w_offsets);
     __syncthreads();
+    if (args.operands[kCarryFactor].data != nullptr) {
+        load_factor(x, lanes, args.operands[kCarryFactor], factor_offsets);
+        __syncthreads();
+    }
     // One warp walks forward, another one backward.
     if (thread >= 2 * kLanes) return;
     const bool forward = thread < kLanes;
@@ -284,7 +290,8 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
     C* support = w + (rows + 1) * kPitch;
 
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, l = thread % 32;
-    const Lane lane = lane_at(lines, static_cast<std::int64_t>(blockIdx.x) * kLanes + l);
+    const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) * kLanes;
+    const Lane lane = lane_at(lines, block + l);
     for (int k = warp; k < kLineOperands; k += kWarps)
         offsets[k * kLanes + l] = args.operands[k].data != nullptr ? offset_of(lines, args.operands[k], lane) : 0;
     if (warp == 0) {
@@ -293,9 +300,15 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncthreads();
     const auto offsets_of = [&](LineOperand k) { return offsets + k * kLanes; };
-    load_source(x, args.operands[kX], offsets_of(kX), args.operands[kFactor], offsets_of(kFactor), steps, rows);
-    load_links(w, args.operands[kW], offsets_of(kW), steps, first, lines.n, rows);
+    const auto exists = [&](LineOperand k) { return args.operands[k].data != nullptr; };
+    const Lanes lanes{first, steps, rows, lines.n, neighbours_from(lines, block, lines.lanes() - block, false)};
+    load_values(x, lanes, args.operands[kX], offsets_of(kX));
+    load_links(w, lanes, args.operands[kW], offsets_of(kW));
     __syncthreads();
+    if (exists(kFactor)) {
+        load_factor(x, lanes, args.operands[kFactor], offsets_of(kFactor));
+        __syncthreads();
+    }
 
     if (warp == 0) {
         const bool update = args.root >= 0;
@@ -304,10 +317,15 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
             const Operand& o = args.operands[k];
             return o.data != nullptr && lane.steps > 0 ? load<C>(o.data, o.dtype, offsets_of(k)[l]) : C(0);
         };
+        const std::int64_t begin = first[l];
+        const auto row_of = [&](std::int64_t i) {
+            return i < begin ? 0 : i - begin < lane.steps ? static_cast<int>(i - begin) : lane.steps;
+        };
         C f = inflow(kBefore);
         const bool goes_forward = r.forward_begin < r.forward_end;
+        const int forward_begin = row_of(r.forward_begin), forward_end = row_of(r.forward_end);
         for (int row = 0; row < lane.steps; ++row) {
-            const std::int64_t i = first[l] + row;
+            const std::int64_t i = begin + row;
             C v = x[row * kPitch + l], from_before = C(0);
             if (goes_forward) {
                 C edge = w[row * kPitch + l];
@@ -316,56 +334,66 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
                 from_before = carried(edge, f);
                 f = v + from_before;
             }
-            const bool counts = i >= r.forward_begin && i < r.forward_end;
-            support[row * kPitch + l] = counts ? (update ? f : from_before) : C(0);
+            const bool counts = row >= forward_begin && row < forward_end;
+            const C sum = counts ? (update ? f : from_before) : C(0);
+            support[row * kPitch + l] = args.with_source ? v + sum : sum;
         }
         if (r.backward_begin < r.backward_end) {
             C b = inflow(kBehind);
+            const int backward_begin = row_of(r.backward_begin), backward_end = row_of(r.backward_end);
             for (int row = lane.steps - 1; row >= 0; --row) {
-                const std::int64_t i = first[l] + row;
+                const std::int64_t i = begin + row;
                 C v = x[row * kPitch + l], edge = w[(row + 1) * kPitch + l];
                 if (update) v = outward_source(edge, v, i, args.root);
                 if (update && i == args.root) edge = C(0);
                 const C from_behind = carried(edge, b);
                 b = v + from_behind;
-                if (i >= r.backward_begin && i < r.backward_end) support[row * kPitch + l] += update ? b : from_behind;
+                if (row >= backward_begin && row < backward_end) support[row * kPitch + l] += update ? b : from_behind;
             }
         }
     }
     __syncthreads();
 
-    const auto exists = [&](LineOperand k) { return args.operands[k].data != nullptr; };
-    each(rows, args.operands[kOut].across, [&](int column) {
-        struct {
-            std::int64_t at[kLineOperands];
-        } begin;
-        for (int k = 0; k < kLineOperands; ++k) begin.at[k] = offsets[k * kLanes + column];
-        return [&args, &exists, begin, count = steps[column], x = x + column, support = support + column](int row) {
-            if (row >= count) return;
-            const auto get = [&](LineOperand k) {
-                const Operand& o = args.operands[k];
-                return load<C>(o.data, o.dtype, begin.at[k] + row * o.step);
+    // f(place in the tile, get) for all steps of all lanes; get(k): the element of operand k there.
+    const auto each_step = [&](const auto& f) {
+        each(rows, args.operands[kOut].across, [&](int column) {
+            return [&f, &args, offsets = offsets + column, count = steps[column], column](int row) {
+                if (row >= count) return;
+                f(row * kPitch + column, [&](LineOperand k) {
+                    const Operand& o = args.operands[k];
+                    return load<C>(o.data, o.dtype, offsets[k * kLanes] + row * o.step);
+                });
             };
-            const auto put = [&](LineOperand k, C value) {
-                const Operand& o = args.operands[k];
-                store(o.data, o.dtype, begin.at[k] + row * o.step, value);
-            };
-            C v = support[row * kPitch];
-            if (args.with_source) v = x[row * kPitch] + v;
-            const C divisor = exists(kDivisor) ? get(kDivisor) : C(1);
-            if (args.scale_first) v *= divisor;
-            if (exists(kSum)) v = get(kSum) + v;
-            if (args.finish == Finish::reciprocal) {
-                if (exists(kSupport)) put(kSupport, v);
+        });
+    };
+    if (args.scale_first) {
+        each_step([&](int at, const auto& get) { support[at] *= get(kDivisor); });
+        __syncthreads();
+    }
+    if (exists(kSum)) {
+        load_lanes(support, lanes, args.operands[kSum], offsets_of(kSum), [](C& to, C v) { to = v + to; });
+        __syncthreads();
+    }
+    if (exists(kSupport)) {
+        store_lanes(support, lanes, args.operands[kSupport], offsets_of(kSupport), steps_of(lanes));
+        __syncthreads();
+    }
+    if (args.finish != Finish::none || args.residual) {
+        each_step([&](int at, const auto& get) {
+            C v = support[at];
+            if (args.finish == Finish::reciprocal)
                 v = args.only_supported && !(v >= least_support<C>()) ? args.unsupported : C(1) / v;
-            } else if (args.finish == Finish::divide) {
+            if (args.finish == Finish::divide) {
+                const C divisor = get(kDivisor);
                 v = args.only_supported && divisor < C(0) ? args.fill : v * divisor;
             }
-            if (args.residual && !exists(kFactor)) v += x[row * kPitch];
+            if (args.residual && !exists(kFactor)) v += x[at];
             if (args.residual && exists(kFactor) && get(kFactor) != C(0)) v += get(kX);
-            put(kOut, v);
-        };
-    });
+            support[at] = v;
+        });
+        __syncthreads();
+    }
+    store_lanes(support, lanes, args.operands[kOut], offsets_of(kOut), steps_of(lanes));
 }
 
 } // namespace lines_kernels

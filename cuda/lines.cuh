@@ -2,12 +2,13 @@
 // memory.
 //
 // A lane is one chunk of one line. A block holds the same steps of kLanes lanes as a tile C[step][kPitch], so that one
-// thread walks along each lane; kPitch is odd, so that neither walking down nor filling across meets a bank twice.
+// thread walks along each lane; kPitch is one more than the banks, so that neither walking down nor filling across
+// meets a bank twice.
 #pragma once
 
 #include <span>
 
-#include "device.cuh"
+#include "packs.cuh"
 
 namespace sgs::cuda {
 
@@ -127,53 +128,141 @@ template <class At> __device__ inline void each(int rows, bool across, const At&
     }
 }
 
-/// tile[row][lane] = the operand's elements; 0 beyond a lane's steps.
-template <class C>
-__device__ inline void load_tile(C* tile, const Operand& o, const std::int64_t* offsets, const int* steps, int rows) {
-    with_pointer(o.data, o.dtype, [&](auto p) {
-        each(rows, o.across, [&](int lane) {
-            return [to = tile + lane, from = p + offsets[lane], step = o.step, count = steps[lane]](int row) {
-                to[row * kPitch] = row < count ? static_cast<C>(widen(from[row * step])) : C(0);
-            };
+/// tile[row][lane] = v.
+template <class C> __device__ inline void fill(C* tile, int rows, C v) {
+    each(rows, true, [&](int lane) { return [to = tile + lane, v](int row) { to[row * kPitch] = v; }; });
+}
+
+/// Lanes of a block that are neighbours along one dimension.
+struct Neighbours {
+    int lanes = 0; // all of the block's, or 0 where they are no neighbours
+    int dimension = 0;
+};
+
+/// Of `lanes` lanes from number `first` on; summed: these run along the first dimension that is summed.
+__device__ inline Neighbours neighbours_from(const Lines& lines, std::int64_t first, std::int64_t lanes, bool summed) {
+    Neighbours beside;
+    if (lines.ndim == 0 && !summed) return beside;
+    beside.dimension = summed ? lines.ndim : 0;
+    const std::int64_t size = lines.shape[beside.dimension], count = lanes < kLanes ? lanes : kLanes;
+    if (split(first, size) + count <= size) beside.lanes = static_cast<int>(count);
+    return beside;
+}
+
+/// The lanes of a block, known to all of its threads.
+struct Lanes {
+    const std::int64_t* first; // step of each on its line
+    const int* steps;
+    int rows; // of the tile
+    std::int64_t n;
+    Neighbours beside;
+};
+
+/// Steps of one lane.
+struct Span {
+    int begin, end;
+};
+
+/// All of them.
+__device__ inline auto steps_of(const Lanes& lanes) {
+    return [steps = lanes.steps](int lane) { return Span{0, steps[lane]}; };
+}
+
+/// f(rows, step in the tile, row_at) where elements go by packs: where the steps of each lane are neighbours in memory,
+/// or where the lanes are and begin at a 16-byte border at each step (32 lanes have too few packs to pay for what is
+/// before the first and behind the last). Else single(lane)(row) for all lanes and rows, as `each` calls it. p: the
+/// operand's first element.
+template <class T, class SpanOf, class F, class Each>
+__device__ inline void in_packs(const T* p, const Lanes& lanes, const Operand& o, const std::int64_t* offsets, int rows,
+                                const SpanOf& span_of, const F& f, const Each& single) {
+    const Neighbours& beside = lanes.beside;
+    const auto at_border = [&] {
+        const auto step = static_cast<std::uintptr_t>(o.step) * sizeof(T);
+        return (reinterpret_cast<std::uintptr_t>(p + offsets[0]) | step) % 16 == 0;
+    };
+    if (!o.across && o.step == 1)
+        f(kLanes, kPitch, [&](int lane) {
+            const Span span = span_of(lane);
+            return Row{offsets[lane] + span.begin, span.end - span.begin, span.begin * kPitch + lane};
         });
+    else if (o.across && beside.lanes > 0 && o.strides[beside.dimension] == 1 && at_border())
+        f(rows, 1, [&, span = span_of(0)](int row) {
+            const bool there = row >= span.begin && row < span.end;
+            return Row{offsets[0] + row * o.step, there ? beside.lanes : 0, row * kPitch};
+        });
+    else
+        each(rows, o.across, single);
+}
+
+/// put(element of the tile, value) for the steps of each lane that span_of(lane) tells; offsets are those of step
+/// `origin`.
+template <class C, class SpanOf, class Put>
+__device__ inline void load_spans(C* tile, const Lanes& lanes, const Operand& o, const std::int64_t* offsets,
+                                  int origin, int rows, const SpanOf& span_of, const Put& put) {
+    with_pointer(o.data, o.dtype, [&](auto data) {
+        const auto* p = data - origin * o.step;
+        in_packs(
+            p, lanes, o, offsets, rows, span_of,
+            [&](int count, int step, const auto& row_at) { load_rows(count, step, tile, p, row_at, put); },
+            [&](int lane) {
+                return [to = tile + lane, from = p + offsets[lane], step = o.step, span = span_of(lane), put](int row) {
+                    if (row >= span.begin && row < span.end)
+                        put(to[row * kPitch], static_cast<C>(widen(from[row * step])));
+                };
+            });
     });
 }
 
-/// A field of ones where x has no data; times the factor (8), which is loaded by the threads that loaded x.
-template <class C> __device__ inline void load_source(C* tile, const Operand& x, const std::int64_t* x_offsets,
-                                                      const Operand& factor, const std::int64_t* factor_offsets,
-                                                      const int* steps, int rows) {
-    const bool across = x.data != nullptr ? x.across : factor.data == nullptr || factor.across;
-    if (x.data != nullptr)
-        load_tile(tile, x, x_offsets, steps, rows);
-    else
-        each(rows, across, [&](int lane) { return [to = tile + lane](int row) { to[row * kPitch] = C(1); }; });
-    if (factor.data == nullptr) return;
-    with_pointer(factor.data, factor.dtype, [&](auto p) {
-        each(rows, across, [&](int lane) {
-            return
-                [v = tile + lane, from = p + factor_offsets[lane], step = factor.step, count = steps[lane]](int row) {
-                    if (row < count)
-                        v[row * kPitch] = trusted(static_cast<C>(widen(from[row * step])), v[row * kPitch]);
-                };
-        });
-    });
+/// put(element of the tile, value) for all steps of all lanes.
+template <class C, class Put> __device__ inline void load_lanes(C* tile, const Lanes& lanes, const Operand& o,
+                                                                const std::int64_t* offsets, const Put& put) {
+    load_spans(tile, lanes, o, offsets, 0, lanes.rows, steps_of(lanes), put);
+}
+
+/// The values of x, or a field of ones.
+template <class C>
+__device__ inline void load_values(C* tile, const Lanes& lanes, const Operand& x, const std::int64_t* offsets) {
+    if (x.data == nullptr) return fill(tile, lanes.rows, C(1));
+    load_lanes(tile, lanes, x, offsets, [](C& to, C v) { to = v; });
+}
+
+/// Times the factor (8).
+template <class C>
+__device__ inline void load_factor(C* tile, const Lanes& lanes, const Operand& factor, const std::int64_t* offsets) {
+    load_lanes(tile, lanes, factor, offsets, [](C& to, C c) { to = trusted(c, to); });
 }
 
 /// Row r: the weight of the edge that enters step r; row `steps` leaves the chunk. Edges that do not exist count 1:
-/// what flows in there is `initial`, or 0.
-template <class C> __device__ inline void load_links(C* tile, const Operand& w, const std::int64_t* offsets,
-                                                     const int* steps, const std::int64_t* first, std::int64_t n,
-                                                     int rows) {
-    with_pointer(w.data, w.dtype, [&](auto p) {
-        each(rows + 1, w.across, [&](int lane) {
-            const std::int64_t edge = first[lane] - 1, behind = n - 1 - edge;
-            const int begin = edge < 0 ? 1 : 0;
-            const int end = steps[lane] < behind ? steps[lane] + 1 : static_cast<int>(behind);
-            return [to = tile + lane, from = p + (offsets[lane] - w.step), step = w.step, begin, end](int row) {
-                to[row * kPitch] = row >= begin && row < end ? static_cast<C>(widen(from[row * step])) : C(1);
-            };
-        });
+/// what flows in there is `initial`, or 0. offsets are those of row 1.
+template <class C>
+__device__ inline void load_links(C* tile, const Lanes& lanes, const Operand& w, const std::int64_t* offsets) {
+    const auto span_of = [&](int lane) {
+        const std::int64_t edge = lanes.first[lane] - 1, behind = lanes.n - 1 - edge;
+        const int begin = edge < 0 ? 1 : 0;
+        return Span{begin, lanes.steps[lane] < behind ? lanes.steps[lane] + 1 : static_cast<int>(behind)};
+    };
+    load_spans(tile, lanes, w, offsets, 1, lanes.rows + 1, span_of, [](C& to, C v) { to = v; });
+    const int lane = static_cast<int>(threadIdx.x);
+    if (lane >= kLanes) return;
+    const Span span = span_of(lane);
+    if (span.begin > 0) tile[lane] = C(1);
+    if (span.end == lanes.steps[lane]) tile[span.end * kPitch + lane] = C(1);
+}
+
+/// The operand's elements = those of the tile, for the steps of each lane that span_of(lane) tells.
+template <class C, class SpanOf> __device__ inline void
+store_lanes(const C* tile, const Lanes& lanes, const Operand& o, const std::int64_t* offsets, const SpanOf& span_of) {
+    with_pointer(o.data, o.dtype, [&](auto data) {
+        using T = std::remove_cvref_t<decltype(*data)>;
+        T* p = const_cast<T*>(data);
+        in_packs(
+            p, lanes, o, offsets, lanes.rows, span_of,
+            [&](int count, int step, const auto& row_at) { store_rows(count, step, tile, p, row_at); },
+            [&](int lane) {
+                return [from = tile + lane, to = p + offsets[lane], step = o.step, span = span_of(lane)](int row) {
+                    if (row >= span.begin && row < span.end) narrow(from[row * kPitch], to[row * step]);
+                };
+            });
     });
 }
 

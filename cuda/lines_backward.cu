@@ -58,6 +58,10 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
     const std::int64_t width = args.lanes_are_summed ? kLanes : 1;
     const std::int64_t run = divide_up(divide_up(lines.summed, width), args.groups) * width;
     const std::int64_t begin = group * run, end = begin + run < lines.summed ? begin + run : lines.summed;
+    Lanes lanes{first, steps, rows, lines.n, {}};
+    if (!args.lanes_are_summed)
+        lanes.beside = neighbours_from(lines, tile * kLanes, lines.lanes() - tile * kLanes, false);
+    const std::int64_t part = group * args.group_stride; // its own sums for w_bar
     const auto exists = [&](BackwardOperand k) { return args.operands[k].data != nullptr; };
     const auto offsets_of = [&](BackwardOperand k) { return offsets + k * kLanes; };
 
@@ -66,20 +70,26 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
         lane.steps = mine < end ? all_steps : 0;
         for (int k = warp; k < kBackwardOperands; k += kWarps)
             offsets[k * kLanes + l] = exists(static_cast<BackwardOperand>(k)) && lane.steps > 0
-                                          ? offset_of(lines, args.operands[k], lane, mine)
+                                          ? offset_of(lines, args.operands[k], lane, mine) + (k == kWBar ? part : 0)
                                           : 0;
         if (warp == 0) {
             first[l] = lane.chunk * lines.length;
             steps[l] = lane.steps;
         }
         __syncthreads();
-        load_source(x, args.operands[kX], offsets_of(kX), args.operands[kXFactor], offsets_of(kXFactor), steps, rows);
-        load_source(y, args.operands[kY], offsets_of(kY), args.operands[kYFactor], offsets_of(kYFactor), steps, rows);
+        if (args.lanes_are_summed) lanes.beside = neighbours_from(lines, s, end - s, true);
+        load_values(x, lanes, args.operands[kX], offsets_of(kX));
+        load_values(y, lanes, args.operands[kY], offsets_of(kY));
         if (s == begin) { // the same for all that is summed
-            load_links(w, args.operands[kW], offsets_of(kW), steps, first, lines.n, rows);
-            each(rows, true, [&](int column) { return [to = w_bar + column](int row) { to[row * kPitch] = C(0); }; });
+            load_links(w, lanes, args.operands[kW], offsets_of(kW));
+            fill(w_bar, rows, C(0));
         }
         __syncthreads();
+        if (exists(kXFactor) || exists(kYFactor)) {
+            if (exists(kXFactor)) load_factor(x, lanes, args.operands[kXFactor], offsets_of(kXFactor));
+            if (exists(kYFactor)) load_factor(y, lanes, args.operands[kYFactor], offsets_of(kYFactor));
+            __syncthreads();
+        }
 
         if (warp == 0 && lane.steps > 0) {
             const auto inflow = [&](const C* carries, BackwardOperand initial) {
@@ -110,8 +120,8 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
                     b = step(x[row * kPitch + l], edge, b);
                 }
                 if (first[l] + row < lines.n - 1) w_bar[row * kPitch + l] += sum; // behind the last node is no edge
-                forward_x[row * kPitch + l] = support;
                 const C value = y[row * kPitch + l] + support;
+                forward_x[row * kPitch + l] = args.with_source ? value : support;
                 const std::int64_t end_at = offsets_of(kCarry)[l] - lane.chunk * args.operands[kCarry].chunk;
                 if (args.first != nullptr && first[l] + row == 0) args.first[end_at] = value;
                 if (args.last != nullptr && first[l] + row == lines.n - 1) args.last[end_at] = value;
@@ -119,29 +129,24 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
         }
         __syncthreads();
 
-        if (exists(kXBar))
-            each(rows, args.operands[kXBar].across, [&](int column) {
-                return [&args, &exists, count = steps[column], source = y + column, support = forward_x + column,
-                        y_at = offsets_of(kY)[column], sum_at = offsets_of(kSum)[column],
-                        out_at = offsets_of(kXBar)[column]](int row) {
-                    if (row >= count) return;
-                    const auto get = [&](BackwardOperand k, std::int64_t begin_at) {
-                        const Operand& o = args.operands[k];
-                        return load<C>(o.data, o.dtype, begin_at + row * o.step);
-                    };
-                    C v = support[row * kPitch];
-                    if (args.with_source) v = source[row * kPitch] + v;
-                    if (exists(kSum)) v = get(kSum, sum_at) + v;
-                    if (args.residual) v += get(kY, y_at);
-                    const Operand& out = args.operands[kXBar];
-                    store(out.data, out.dtype, out_at + row * out.step, v);
-                };
-            });
+        if (exists(kXBar)) {
+            const auto add = [&](BackwardOperand k) {
+                load_lanes(forward_x, lanes, args.operands[k], offsets_of(k), [](C& to, C v) { to = v + to; });
+            };
+            if (exists(kSum)) {
+                add(kSum);
+                __syncthreads();
+            }
+            if (args.residual) {
+                add(kY);
+                __syncthreads();
+            }
+            store_lanes(forward_x, lanes, args.operands[kXBar], offsets_of(kXBar), steps_of(lanes));
+        }
         __syncthreads();
     }
 
     const Operand& out = args.operands[kWBar];
-    const std::int64_t part = group * args.group_stride;
     if (args.lanes_are_summed) {
         for (int row = thread; row < all_steps; row += kThreads) {
             C sum = C(0);
@@ -151,12 +156,9 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
         }
         return;
     }
-    each(rows, out.across, [&](int column) {
+    store_lanes(w_bar, lanes, out, offsets_of(kWBar), [&](int column) {
         const std::int64_t behind = lines.n - 1 - first[column]; // the last node has no edge
-        const int count = steps[column] < behind ? steps[column] : static_cast<int>(behind);
-        return [&out, count, from = w_bar + column, at = part + offsets_of(kWBar)[column]](int row) {
-            if (row < count) store(out.data, out.dtype, at + row * out.step, from[row * kPitch]);
-        };
+        return Span{0, steps[column] < behind ? steps[column] : static_cast<int>(behind)};
     });
 }
 

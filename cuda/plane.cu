@@ -171,21 +171,22 @@ template <class C, bool scales> __global__ void __launch_bounds__(512, 2)
     const bool walks = thread < rows;
     const std::int64_t carry = offsets[kAcrossCarry] + thread * args.operands[kAcrossCarry].step;
     C f = walks && args.across_before != nullptr ? args.across_before[carry] : C(0);
+    const auto walk = [&](int begin, int k) {
+        const int at = thread * pitch + begin + k;
+        C& edge = strip[thread * kStripPitch + k];
+        const C term = carried(edge, f);
+        if constexpr (scales)
+            edge = term;
+        else
+            support[at] += term;
+        f = x[at] + term;
+    };
     for (int begin = 0; begin < columns; begin += kStrip) {
         __syncthreads();
         load_strip(begin, 0);
         __syncthreads();
         const int count = columns - begin < kStrip ? columns - begin : kStrip;
-        for (int k = 0; walks && k < count; ++k) {
-            const int at = thread * pitch + begin + k;
-            C& edge = strip[thread * kStripPitch + k];
-            const C term = carried(edge, f);
-            if constexpr (scales)
-                edge = term;
-            else
-                support[at] += term;
-            f = x[at] + term;
-        }
+        for (int k = 0; walks && k < count; ++k) walk(begin, k);
         if constexpr (scales) {
             __syncthreads();
             scale_strip(begin, true);
@@ -197,16 +198,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(512, 2)
         load_strip(begin, 1);
         __syncthreads();
         const int count = columns - begin < kStrip ? columns - begin : kStrip;
-        for (int k = count - 1; walks && k >= 0; --k) {
-            const int at = thread * pitch + begin + k;
-            C& edge = strip[thread * kStripPitch + k];
-            const C term = carried(edge, f);
-            if constexpr (scales)
-                edge = term;
-            else
-                support[at] += term;
-            f = x[at] + term;
-        }
+        for (int k = count - 1; walks && k >= 0; --k) walk(begin, k);
         if constexpr (scales) {
             __syncthreads();
             scale_strip(begin, false);

@@ -2,7 +2,7 @@
 // memory: a thread goes down each column and back, then a thread across each row and back, and x_bar is written. F is
 // kept at the start of every kSegment steps alone and found again from there on the way back. The block does so for
 // all planes of its group; sums over these stay there until the end, those for weights in registers, each element's
-// with one thread.
+// with one thread. With a scale for each axis, z is y_bar times that of the axis.
 #include "plane_backward.cuh"
 
 #include <algorithm>
@@ -19,6 +19,7 @@ enum PlaneBackwardOperand : int {
     kXFactor,
     kZ, // y_bar
     kZFactor,
+    kAcrossZFactor, // where rows have another than columns
     kDownWeights,   // of the edges along columns
     kAcrossWeights, // of the edges along rows
     kDownCarry,     // layout of what flows into a tile along columns: an element for each column
@@ -42,7 +43,8 @@ template <class C> struct PlaneBackwardArgs {
     Lines planes;
     Operand operands[kPlaneBackwardOperands];
     Inflow<C> down, across;
-    C *down_sums, *across_sums, *support_sums, *confidence_sums;
+    C *down_sums, *across_sums, *confidence_sums;
+    C* support_sums[2];                                      // of both axes in the first, or of columns and of rows
     std::int64_t down_stride, across_stride, support_stride; // from one group's sums to the next
     std::int64_t rows, columns;                              // of a plane
     unsigned tiles_down, tiles_across, groups;
@@ -121,7 +123,8 @@ template <class C> __device__ inline Place place_of(const PlaneBackwardArgs<C>& 
     return place;
 }
 
-template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
+/// scales: z of columns is y_bar times kZFactor, z of rows y_bar times kAcrossZFactor ("line").
+template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     plane_backward(const __grid_constant__ PlaneBackwardArgs<C> args) {
     SGS_SHARED(memory);
     auto* offsets = reinterpret_cast<std::int64_t*>(memory);
@@ -134,7 +137,8 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     C* kept_z = kept_x + kept;
     C* strip = kept_z + kept; // weights of rows; before that products on the way to their owners
     C* support_sums = strip + strip_size(args.tile_rows, pitch);
-    C* confidence_sums = support_sums + (args.support_sums != nullptr ? area : 0);
+    C* row_support_sums = support_sums + (scales && args.support_sums[0] != nullptr ? area : 0);
+    C* confidence_sums = row_support_sums + (args.support_sums[scales ? 1 : 0] != nullptr ? area : 0);
     C* kept_end = confidence_sums + (args.confidence_sums != nullptr ? area : 0);
     C* all_x = args.keeps_x ? kept_end : nullptr;
     C* all_y = args.keeps_y ? kept_end + (args.keeps_x ? area : 0) : nullptr;
@@ -165,9 +169,11 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
         if (e < rows * pitch && e % pitch < columns) is_element |= 1u << k;
         down_sums[k] = across_sums[k] = C(0);
     }
-    const bool sums_support = args.support_sums != nullptr, sums_confidence = args.confidence_sums != nullptr;
+    const bool sums_support = args.support_sums[0] != nullptr, sums_confidence = args.confidence_sums != nullptr;
+    const bool sums_row_support = args.support_sums[scales ? 1 : 0] != nullptr;
     each_element(tile, [&](int row, int column) {
         if (sums_support) support_sums[row * pitch + column] = C(0);
+        if (scales && sums_row_support) row_support_sums[row * pitch + column] = C(0);
         if (sums_confidence) confidence_sums[row * pitch + column] = C(0);
     });
 
@@ -196,7 +202,7 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
         else
             each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
         const bool adds_source = args.residual && !exists(kConfidence);
-        C* begun = adds_source ? support : all_y; // y_bar waits there for the rest of x_bar
+        C* begun = scales ? nullptr : adds_source ? support : all_y; // y_bar waits there for the rest of x_bar
         load_plane(tile, z, args.operands[kZ], offsets[kZ], [z, begun](C& to, C v) {
             to = v;
             if (begun != nullptr) begun[&to - z] = v;
@@ -205,8 +211,11 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
         if (exists(kXFactor))
             load_plane(tile, x, args.operands[kXFactor], offsets[kXFactor],
                        [](C& to, C c) { to = trusted(c, to); }); // (8)
+        // With scales, z of columns is where their support will be, while y_bar waits in z for that of rows.
+        C* down_z = scales ? support : z;
         if (exists(kZFactor))
-            load_plane(tile, z, args.operands[kZFactor], offsets[kZFactor], [](C& to, C r) { to = trusted(r, to); });
+            load_plane(tile, z, args.operands[kZFactor], offsets[kZFactor],
+                       [z, down_z](C& y, C r) { down_z[&y - z] = trusted(r, y); });
         __syncthreads();
 
         // Along columns. The weights come straight from memory, neighbouring columns side by side.
@@ -238,7 +247,7 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
                 for (int k = 0; k < kSegment<C>; ++k) {
                     if (row + k >= rows) break;
                     f = step(x[at + k * pitch], edges[k], f);
-                    g = step(z[at + k * pitch], edges[k], g);
+                    g = step(down_z[at + k * pitch], edges[k], g);
                 }
             }
         }
@@ -269,10 +278,13 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
                 C* to = strip + (row - top) * pitch + thread;
                 C f, g;
                 kept_at(args.down, kDownCarry, row / kSegment<C>, columns, f, g);
-                walk_back(x + at, z + at, pitch, rows - row, edges, f, g, b, c,
+                walk_back(x + at, down_z + at, pitch, rows - row, edges, f, g, b, c,
                           [&](int k, C product, C sx, C sz, C xk, C zk) {
                               C& sum = support[at + k * pitch];
-                              sum = adds_source ? sum + sz : sz;
+                              if constexpr (scales)
+                                  sum = adds_source ? z[at + k * pitch] + zk + sz : zk + sz;
+                              else
+                                  sum = adds_source ? sum + sz : sz;
                               to[k * pitch] = product;
                               if (sums_support) support_sums[at + k * pitch] += zk * (xk + sx);
                           });
@@ -287,6 +299,10 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
             }
             __syncthreads();
         }
+
+        if constexpr (scales)
+            load_plane(tile, z, args.operands[kAcrossZFactor], offsets[kAcrossZFactor],
+                       [](C& y, C r) { y = trusted(r, y); });
 
         // Along rows, strip by strip: column k of the strip has the edges that enter column begin + k.
         const auto load_strip = [&](int first) {
@@ -343,10 +359,10 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
                 kept_at(args.across, kAcrossCarry, column / kSegment<C>, rows, f, g);
                 // The results go where x and z are done with.
                 walk_back(x + at, z + at, 1, columns - column, edges, f, g, b, c,
-                          [&](int i, C product, C sx, C sz, C, C zk) {
+                          [&](int i, C product, C sx, C sz, C xk, C zk) {
                               x[at + i] = product;
                               z[at + i] = args.times * zk + support[at + i] + sz;
-                              if (sums_support) support_sums[at + i] += zk * sx;
+                              if (sums_row_support) row_support_sums[at + i] += zk * (scales ? xk + sx : sx);
                           });
             }
             __syncthreads();
@@ -389,7 +405,9 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     }
     each_element(tile, [&](int row, int column) {
         const int at = row * pitch + column;
-        if (sums_support) put(args.support_sums, args.support_stride, kSupportSums, row, column, support_sums[at]);
+        if (sums_support) put(args.support_sums[0], args.support_stride, kSupportSums, row, column, support_sums[at]);
+        if (scales && sums_row_support)
+            put(args.support_sums[1], args.support_stride, kSupportSums, row, column, row_support_sums[at]);
         if (sums_confidence)
             put(args.confidence_sums, args.support_stride, kSupportSums, row, column, confidence_sums[at]);
     });
@@ -488,8 +506,8 @@ PlaneBackwardPlan plan_planes_backward(const AnyView& domain, int axis_a, int ax
 
 template <class C> void run_planes_backward(Queue& queue, const AnyView& domain, int axis_a, int axis_b,
                                             const AnyView& kept, const Source& x, const Source& z, const AnyView& w_a,
-                                            const AnyView& w_b, const PlaneBackwardPlan& plan,
-                                            const PlaneBackwardOutputs<C>& outputs) {
+                                            const AnyView& w_b, std::span<const AnyView> scales,
+                                            const PlaneBackwardPlan& plan, const PlaneBackwardOutputs<C>& outputs) {
     const std::size_t mark = queue.mark();
     const bool a_down = down_is_a(domain, axis_a, axis_b);
     const int down = a_down ? axis_a : axis_b, across = a_down ? axis_b : axis_a;
@@ -505,7 +523,7 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     args.groups = static_cast<unsigned>(plan.groups);
     args.down_sums = outputs.weights[a_down ? 0 : 1];
     args.across_sums = outputs.weights[a_down ? 1 : 0];
-    args.support_sums = outputs.supports;
+    for (int k = 0; k < 2; ++k) args.support_sums[k] = outputs.supports[scales.empty() || a_down ? k : 1 - k];
     args.confidence_sums = outputs.confidences;
     args.times = static_cast<C>(outputs.times);
     args.residual = outputs.residual;
@@ -521,7 +539,10 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     o[kX] = operand(x.values, domain, down);
     o[kXFactor] = operand(x.factor, domain, down);
     o[kZ] = operand(z.values, domain, down);
-    o[kZFactor] = operand(z.factor, domain, down);
+    const Source z_down{z.values, scales.empty() ? z.factor : &scales[a_down ? 0 : 1]};
+    const Source z_across{z.values, scales.empty() ? z.factor : &scales[a_down ? 1 : 0]};
+    o[kZFactor] = operand(z_down.factor, domain, down);
+    if (!scales.empty()) o[kAcrossZFactor] = operand(z_across.factor, domain, down);
     o[kDownWeights] = operand(w_down, domain, down);
     o[kAcrossWeights] = operand(w_across, domain, down);
     o[kXBar] = operand(outputs.x_bar, domain, down);
@@ -530,7 +551,7 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     o[kAcrossSums] = operand(edges_across, domain, down);
     o[kSupportSums] = operand(supports, domain, down);
     std::int64_t steps[kPlaneBackwardOperands], next[kPlaneBackwardOperands] = {};
-    const auto find_inflow = [&](int axis, int lines, int length, const AnyView& w, Inflow<C>& inflow,
+    const auto find_inflow = [&](int axis, int lines, int length, const Source& z, const AnyView& w, Inflow<C>& inflow,
                                  PlaneBackwardOperand layout) {
         const Ranges all{0, domain.shape[axis], 0, domain.shape[axis]};
         const Carries<C> of_x = make_carries<C>(queue, domain, axis, length, x, w, all, nullptr, nullptr);
@@ -540,8 +561,9 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
         o[layout].step = of_x.layout.strides[lines];
         next[layout] = of_x.layout.chunk;
     };
-    if (args.tiles_down > 1) find_inflow(down, across, args.tile_rows, w_down, args.down, kDownCarry);
-    if (args.tiles_across > 1) find_inflow(across, down, args.tile_columns, w_across, args.across, kAcrossCarry);
+    if (args.tiles_down > 1) find_inflow(down, across, args.tile_rows, z_down, w_down, args.down, kDownCarry);
+    if (args.tiles_across > 1)
+        find_inflow(across, down, args.tile_columns, z_across, w_across, args.across, kAcrossCarry);
     for (int k = 0; k < kPlaneBackwardOperands; ++k) {
         steps[k] = o[k].step;
         if (k != kDownCarry && k != kAcrossCarry) next[k] = o[k].strides[across];
@@ -562,8 +584,8 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     };
     args.keeps_x = takes(outputs.confidences != nullptr);
     args.keeps_y = takes(outputs.residual && outputs.confidence != nullptr);
-    queue.launch(&plane_backward<C>, args.planes.count * args.tiles_down * args.tiles_across * plan.groups,
-                 plan.threads, shared, args);
+    queue.launch(scales.empty() ? &plane_backward<C, false> : &plane_backward<C, true>,
+                 args.planes.count * args.tiles_down * args.tiles_across * plan.groups, plan.threads, shared, args);
     queue.release(mark);
 }
 
@@ -571,8 +593,8 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     template bool takes_planes_backward<C>(const AnyView&, int, int, int);                                             \
     template PlaneBackwardPlan plan_planes_backward<C>(const AnyView&, int, int, const AnyView&, int);                 \
     template void run_planes_backward<C>(Queue&, const AnyView&, int, int, const AnyView&, const Source&,              \
-                                         const Source&, const AnyView&, const AnyView&, const PlaneBackwardPlan&,      \
-                                         const PlaneBackwardOutputs<C>&);
+                                         const Source&, const AnyView&, const AnyView&, std::span<const AnyView>,      \
+                                         const PlaneBackwardPlan&, const PlaneBackwardOutputs<C>&);
 SGS_INSTANTIATE(float)
 SGS_INSTANTIATE(double)
 #undef SGS_INSTANTIATE

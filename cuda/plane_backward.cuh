@@ -23,7 +23,7 @@ template <class C> struct PlaneBackwardOutputs {
     int times = 1;
     bool residual = false;
     C* weights[2] = {};       // of the first and the second axis: w_bar of (11)
-    C* supports = nullptr;    // z (x + support of x)
+    C* supports[2] = {};      // z (x + support of x) of both axes in the first, or with scales of each by itself
     C* confidences = nullptr; // x's values times (times z + support of z), where confidence is not 0
 };
 
@@ -35,10 +35,12 @@ template <class C> bool takes_planes_backward(const AnyView& domain, int axis_a,
 template <class C>
 PlaneBackwardPlan plan_planes_backward(const AnyView& domain, int axis_a, int axis_b, const AnyView& kept, int sums);
 
+/// With scales, one for each axis and without confidence, each axis has a z of its own: z's values times its scale.
+/// x_bar is then the sum over axes of z + support of z [+ y_bar].
 template <class C> void run_planes_backward(Queue& queue, const AnyView& domain, int axis_a, int axis_b,
                                             const AnyView& kept, const Source& x, const Source& z, const AnyView& w_a,
-                                            const AnyView& w_b, const PlaneBackwardPlan& plan,
-                                            const PlaneBackwardOutputs<C>& outputs);
+                                            const AnyView& w_b, std::span<const AnyView> scales,
+                                            const PlaneBackwardPlan& plan, const PlaneBackwardOutputs<C>& outputs);
 
 /// Where the partial sums of an axis' weights lie: kept, one shorter along the axis.
 AnyView edges_of(const AnyView& kept, int axis);

@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import harness
-from harness import CROSS, Out
+from harness import CROSS, LINE, Out
 
 import build
 import sgs.torch
@@ -59,21 +59,19 @@ def line(device: harness.Device, n: int, rows: int) -> None:
     near("w_bar", w_bar, wt.grad)
 
 
-def planes(device: harness.Device, shape: Sequence[int], backward: bool = True) -> None:
+def planes(device: harness.Device, shape: Sequence[int], code: int = CROSS) -> None:
     channels, rows, columns = shape
     x, y_bar = random(*shape), random(*shape)[:, ::-1]
     weights = [random_weights(1, rows - 1, columns), random_weights(1, rows, columns - 1)]
     y = fresh(x)
-    device.call("semi_global_filter", x, weights, Out(y), [1, 2], CROSS, True, None, 0.0, None)
-    leaves = [torch.tensor(a, requires_grad=backward) for a in (x, *weights)]
-    constants = ([-2, -1], CROSS, True, 0.0, 0)
+    device.call("semi_global_filter", x, weights, Out(y), [1, 2], code, True, None, 0.0, None)
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, *weights)]
+    constants = ([-2, -1], code, True, 0.0, 0)
     yt = torch.ops.sgs.semi_global_filter(leaves[0], None, *leaves[1:], *(None,) * 6, *constants)
     near("y", y, yt)
-    if not backward:
-        return
     x_bar, w_bars = fresh(x), [fresh(w) for w in weights]
     outs = (None, Out(x_bar), [Out(b) for b in w_bars], None)
-    device.call("semi_global_filter_backward", x, weights, y_bar, *outs, [1, 2], CROSS, True, None)
+    device.call("semi_global_filter_backward", x, weights, y_bar, *outs, [1, 2], code, True, None)
     yt.backward(torch.tensor(y_bar.copy()))
     for name, got, leaf in zip(("x_bar", "w_bar down", "w_bar across"), (x_bar, *w_bars), leaves, strict=True):
         near(name, got, leaf.grad)
@@ -84,6 +82,7 @@ RUNS: dict[str, Callable[[harness.Device], None]] = {
     "three lines of 10^6": lambda d: line(d, 10**6, 3),
     "ten lines of 10^5": lambda d: line(d, 10**5, 10),
     "70,000 planes of 2x3": lambda d: planes(d, (70_000, 2, 3)),
+    'planes of 1100x900, "line"': lambda d: planes(d, (2, 1100, 900), LINE),
     "a plane of 8192x8192": lambda d: planes(d, (1, 8192, 8192)),
     "a plane of 3x10^6": lambda d: planes(d, (1, 3, 10**6)),
 }

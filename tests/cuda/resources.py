@@ -27,21 +27,22 @@ LIMITS = {
     120: (48, 100, 99),
 }
 REGISTERS = 65536
-# Threads of a block, and its dynamic shared memory in bytes for float32 and float64, for long lines and tiles of large
-# planes (those that a T4 takes).
+# Threads of a block and its dynamic shared memory in bytes, for float32 and for float64, for long lines and tiles of
+# large planes (those that a T4 takes).
 LAUNCHES = {
-    "line_carries": (128, (18_180, 18_312)),
-    "combine_carries": (128, (1_536, 2_560)),
-    "line_support": (128, (28_164, 28_296)),
-    "line_backward": (128, (28_676, 28_808)),
-    "plane_support": (512, (41_824, 43_392)),
-    "plane_support, line": (512, (41_824, 43_392)),
-    "plane_backward": (128, (57_680, 63_792)),
-    "sum_elements": (128, (512, 1_024)),
-    "weigh_edges": (128, (0, 0)),
-    "pull_edges": (128, (2_048, 2_048)),
-    "sum_parts": (128, (1_024, 1_024)),
-    "pull_nodes": (128, (0, 0)),
+    "line_carries": ((128, 18_180), (128, 18_312)),
+    "combine_carries": ((128, 1_536), (128, 2_560)),
+    "line_support": ((128, 28_164), (128, 28_296)),
+    "line_backward": ((128, 28_676), (128, 28_808)),
+    "plane_support": ((512, 41_824), (512, 43_392)),
+    "plane_support, line": ((512, 41_824), (512, 43_392)),
+    "plane_backward": ((128, 57_680), (128, 63_792)),
+    "plane_backward, line": ((128, 61_264), (96, 62_896)),
+    "sum_elements": ((128, 512), (128, 1_024)),
+    "weigh_edges": ((128, 0), (128, 0)),
+    "pull_edges": ((128, 2_048), (128, 2_048)),
+    "sum_parts": ((128, 1_024), (128, 1_024)),
+    "pull_nodes": ((128, 0), (128, 0)),
 }
 
 
@@ -56,13 +57,17 @@ class Usage:
     static_shared: int
 
     @property
+    def launch(self) -> tuple[int, int]:
+        return LAUNCHES[self.kernel][self.type == "double"]
+
+    @property
     def dynamic_shared(self) -> int:
-        return LAUNCHES[self.kernel][1][self.type == "double"]
+        return self.launch[1]
 
     def occupancy(self) -> float:
         """Warps that a multiprocessor can hold of those it could, by registers, shared memory and warps."""
         warps, shared, _ = LIMITS[self.architecture]
-        block = LAUNCHES[self.kernel][0] // 32
+        block = self.launch[0] // 32
         per_warp = -(-self.registers * 32 // 256) * 256
         by_registers = REGISTERS // per_warp // block
         reserved = 0 if self.architecture < 80 else 1024

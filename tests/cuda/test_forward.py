@@ -97,6 +97,8 @@ LINES = [
     ((3, 150), 1),
     ((300, 2), 0),
     ((2, 3, 2, 37), 2),
+    ((2, 20, 64), 1),
+    ((2, 90, 40), 1),
     ((4099,), 0),
 ]
 
@@ -430,19 +432,20 @@ def test_axes(device: Device, axes: tuple[int, ...], code: int) -> None:
     close(y, expected, np.abs(expected) + 4 * len(axes) * 40, sum(shape), F16)
 
 
-def test_confidence_along_one_axis(device: Device) -> None:
-    """A line without any support gets the fill value, in a filter that has no planes."""
+@pytest.mark.parametrize(("n", "dtype"), ((37, F32), (37, F16), (150, F16)), ids=str)
+def test_confidence_along_one_axis(device: Device, n: int, dtype: Any) -> None:
+    """A line without any support gets the fill value, in a filter that has no planes; confidence has a type of its own."""
     rng = np.random.default_rng(0)
-    x, w = values(rng, (3, 4, 37), F32), edges(rng, (1, 4, 36))
-    c = rng.uniform(size=(1, 4, 37)).astype(F32)
+    x, w = values(rng, (3, 4, n), F32), edges(rng, (1, 4, n - 1))
+    c = rng.uniform(size=(1, 4, n)).astype(dtype)
     c[:, 1] = 0
     c[:, 2, ::2] = 0
     y, support = fresh(x.shape, F32), fresh(c.shape, F32)
     device.call("semi_global_filter", x, [w], Out(y), [2], CROSS, False, c, 7.0, Out(support))
     expected, s = block_of(x, [w], [2], CROSS, c)
     most, _ = block_of(np.abs(x), [w], [2], CROSS, c)
-    close(support, s, s, 37, F32)
-    close(y, np.where(s == 0, 7.0, expected), most, 74, F32)
+    close(support, s, s, n, F32)
+    close(y, np.where(s == 0, 7.0, expected), most, 2 * n, F32)
 
 
 @pytest.mark.parametrize("code", (LINE, CROSS))

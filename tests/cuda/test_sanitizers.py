@@ -9,11 +9,11 @@ import build
 
 # Few enough for a thread per CUDA thread: every kernel, one chunk and several, whole planes and tiles.
 FOR_THREADS = (
-    "(test_lines and float32 and (shape4 or shape7 or shape0-1)) or (test_axes and axes0 and 2) or refus"
+    "(test_lines and float32 and (shape4 or shape7 or shape10 or shape0-1)) or (test_axes and axes0 and 2) or refus"
     " or (edge_weights and float32 and euclidean and shape0)"
     " or (test_semi_global_filter and float32 and confidence and (shape0 or shape2-axes2))"
     " or (test_line_in_planes and float32 and sides1)"
-    " or (test_planes and float32 and confidence and (shape0 or shape3 or shape8))"
+    " or (test_planes and float32 and (confidence or line) and (shape0 or shape3 or shape8))"
 )
 # All, but for what differs from another test in its type or its normalization alone.
 FOR_ADDRESSES = "not (test_planes and (float64 or none))"
