@@ -47,7 +47,6 @@ PLANTED = [
     Fault("tiles", "packs across lines one step too far", "lines.cuh", "row >= span.begin && row < span.end; return", "row >= span.begin && row <= span.end; return", kind="address"),
     Fault("tiles", "packs across lines one lane short", "lines.cuh", "there ? beside.lanes : 0", "there ? beside.lanes - 1 : 0"),
     Fault("tiles", "lanes beyond a dimension's end taken for neighbours", "lines.cuh", "if (split(first, size) + count <= size) beside", "beside"),
-    Fault("tiles", "packs across lines at any border", "lines.cuh", "beside.dimension] == 1 && at_border()", "beside.dimension] == 1"),
     Fault("reach", "a cut forgotten", "device.cuh", "if (r.fraction == C(0)) return C(0);", ""),
     Fault("reach", "an exponent lost", "device.cuh", "r.exponent = a.exponent + b.exponent;", "r.exponent = a.exponent;"),
     Fault("line_carries", "index one too far", "lines.cu", "(forward ? row : row + 1) * kPitch + l", "(row + 1) * kPitch + l"),
