@@ -75,8 +75,7 @@ template <class C> class Image {
         b.supported_only = o.confidence.has_value();
         b.residual = o.filter.residual;
         const std::int64_t block_bytes = kRows * p.width * p.group_size * static_cast<std::int64_t>(sizeof(C));
-        b.streams = o.y.dtype == dtype_of<C>::value && (b.y.mixed || b.y.column_stride == 1) &&
-                    block_bytes >= kStreamedBlock && o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kStreamed;
+        b.streams = p.outgrows_caches() && (b.y.mixed || b.y.column_stride == 1) && block_bytes >= kStreamedBlock;
     }
 
     std::int64_t pitch() const { return pitch_; }
