@@ -186,15 +186,17 @@ constexpr std::int64_t kPositionsAhead = 24; // that are fetched where planes li
 /// weights have one number of for each position.
 template <class C> struct LanesBlock {
     std::int64_t rows, width;   // rows: 1 to kGroupRows
-    const C* x;                 // tile [rows][width]
+    std::int64_t pitch;         // positions from row to row of x and down, for F and B alone; else as wide as the rows
+    const C* x;                 // tile [rows][pitch]
     bool own;                   // the next four are tiles too, else one number for each position; cuts do not count
-    const C* down;              // [rows + 1][width], row i the weights that enter row i from above
+    const C* down;              // [rows + 1][pitch], row i the weights that enter row i from above
     const C* across;            // [rows][width + 1], those that enter each position from the left; 0 at both ends
     const C* reciprocal;        // [rows][width] 1 / S, or 1 / T_vertical(1) for "line", or null
     const C* reciprocal_across; // 1 / T_horizontal(1) for "line", else null
     const C* above;             // tile [width]: F of the row above
     C* below;                   // tile [width]: B of the row below; left as B of the first row
-    C* y;                       // tile [rows][width]
+    C* terms;                   // tile [rows][width], scratch
+    C* y;                       // tile [rows][width]; may be x, or terms
     const C* residual;          // tile [rows][width]: what is added at the end, or null
     C centres;
     C fill;

@@ -310,7 +310,7 @@ template <class C> class Lanes {
     LanesBlock<C> block(const Rows& rows) const {
         LanesBlock<C> b{};
         b.rows = rows.count;
-        b.width = p_.width;
+        b.width = b.pitch = p_.width;
         b.x = s_.x.get() + rows.first * s_.row;
         b.own = p_.own_weights;
         b.down = s_.down.get() + rows.first * s_.weights_row;
@@ -346,7 +346,7 @@ template <class C> class Lanes {
             b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
             b.below = below;
-            b.y = s_.y.get() + (at_once ? rows.first * s_.row : 0);
+            b.terms = b.y = s_.y.get() + (at_once ? rows.first * s_.row : 0);
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
             b.supported_only = p_.o.confidence.has_value();

@@ -430,7 +430,7 @@ template <class C, bool ones> __attribute__((always_inline)) inline void load_co
 #pragma GCC unroll 16
     for (int j = 0; j < kRows; j += n) {
 #pragma GCC unroll 16
-        for (int k = 0; k < n; ++k) v[j + k] = ones ? Vec<C>{} + C(1) : load_vector(x + (r + k) * kRows + j);
+        for (int k = 0; k < n; ++k) v[j + k] = ones ? splat(C(1)) : load_vector(x + (r + k) * kRows + j);
         if constexpr (!ones) transpose<C>(v + j);
     }
 }
@@ -490,7 +490,7 @@ filter_down(const C* x, const C* w, const C* above, const C* below, const C* sum
             for (int k = 0; k < n; ++k) s[r + k] = load_vector(sums + (j + k) * kRows + r);
             transpose<C>(s + r);
         }
-        const auto value = [&](int at) { return ones ? Vec<C>{} + C(1) : load_vector(x + at); };
+        const auto value = [&](int at) { return ones ? splat(C(1)) : load_vector(x + at); };
         Vec<C> f = load_vector(above + j), b = load_vector(below + j);
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
@@ -582,7 +582,7 @@ template <class C> void image_ends(const ImageBlock<C>& b, const ImageEnds<C>& e
             const C* const x = tiles + field * kTaller;
             choose(weights.cuts, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
                 for (int j = 0; j < kRows; j += n) {
-                    const auto value = [&](int r) { return ones ? Vec<C>{} + C(1) : load_vector(x + r * kRows + j); };
+                    const auto value = [&](int r) { return ones ? splat(C(1)) : load_vector(x + r * kRows + j); };
                     const auto edge = [&](int r) { return load_vector(w + r * kRows + j); };
                     Vec<C> f = value(0), up = value(kRows - 1);
 #pragma GCC unroll 16

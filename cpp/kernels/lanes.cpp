@@ -9,31 +9,30 @@ namespace {
 // What there is of w for lanes [l, l + kWidth) of a position.
 template <bool own, class C> __attribute__((always_inline)) inline Vec<C> at(const C* w, std::int64_t position, int l) {
     if constexpr (own) return load_vector(w + position * kChannels + l);
-    return Vec<C>{} + w[position];
+    return splat(w[position]);
 }
 
 template <class C, bool cuts, bool own, int rows> void descend(const LanesBlock<C>& p, C* last) {
     const C *x = p.x, *down = p.down, *above = p.above;
-    const std::int64_t width = p.width;
+    const std::int64_t width = p.width, pitch = p.pitch;
     for (std::int64_t j = 0; j < width; ++j)
         for (int l = 0; l < kChannels; l += kWidth<C>) {
             Vec<C> f = load_vector(above + j * kChannels + l);
             for (int r = 0; r < rows; ++r)
-                f = load_vector(x + (r * width + j) * kChannels + l) +
-                    carry_over<cuts>(at<own>(down, r * width + j, l), f);
+                f = arrive<cuts>(load_vector(x + (r * pitch + j) * kChannels + l), at<own>(down, r * pitch + j, l), f);
             store_vector(last + j * kChannels + l, f);
         }
 }
 
 template <class C, bool cuts, bool own, int rows> void climb(const LanesBlock<C>& p, C* first) {
     const C *x = p.x, *down = p.down, *below = p.below;
-    const std::int64_t width = p.width;
+    const std::int64_t width = p.width, pitch = p.pitch;
     for (std::int64_t j = 0; j < width; ++j)
         for (int l = 0; l < kChannels; l += kWidth<C>) {
             Vec<C> b = load_vector(below + j * kChannels + l);
             for (int r = rows - 1; r >= 0; --r)
-                b = load_vector(x + (r * width + j) * kChannels + l) +
-                    carry_over<cuts>(at<own>(down, (r + 1) * width + j, l), b);
+                b = arrive<cuts>(load_vector(x + (r * pitch + j) * kChannels + l),
+                                 at<own>(down, (r + 1) * pitch + j, l), b);
             store_vector(first + j * kChannels + l, b);
         }
 }
@@ -48,11 +47,11 @@ template <class C> void pass_on(C* __restrict next, const double* __restrict thr
         }
 }
 
-// (5) along the rows from the right: terms w B in y. As in plane.cpp, chained on the terms.
+// (5) along the rows from the right: terms w B. As in plane.cpp, chained on the terms.
 template <class C, bool cuts, bool own, int rows> void from_right(const LanesBlock<C>& p, int l) {
     const C* __restrict x = p.x;
     const C* __restrict across = p.across;
-    C* __restrict y = p.y;
+    C* __restrict terms = p.terms;
     const std::int64_t width = p.width;
     Vec<C> b[rows] = {}, after[rows] = {};
     for (std::int64_t j = width - 1; j >= 0; --j)
@@ -61,7 +60,7 @@ template <class C, bool cuts, bool own, int rows> void from_right(const LanesBlo
             const std::int64_t here = (r * width + j) * kChannels + l;
             b[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j + 1, l), after[r], b[r]);
             after[r] = load_vector(x + here);
-            store_vector(y + here, b[r]);
+            store_vector(terms + here, b[r]);
         }
 }
 
@@ -81,19 +80,20 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
             x[r] = load_vector(p.x + (r * width + j) * kChannels + l);
             f[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j, l), before[r], f[r]);
             before[r] = x[r];
-            vertical[r] = carry_over<cuts>(at<own>(down, r * width + j, l), d);
-            d = x[r] + vertical[r];
+            const Vec<C> w = at<own>(down, r * width + j, l);
+            vertical[r] = carry_over<cuts>(w, d);
+            d = arrive<cuts>(x[r], w, d);
         }
         C* const below = p.below + j * kChannels + l;
         Vec<C> u = load_vector(below);
 #pragma GCC unroll 4
         for (int r = rows - 1; r >= 0; --r) {
-            const Vec<C> term = carry_over<cuts>(at<own>(down, (r + 1) * width + j, l), u);
-            u = x[r] + term;
-            C* const to = p.y + (r * width + j) * kChannels + l;
-            Vec<C> y = finish(f[r] + load_vector(to), vertical[r] + term, x[r], r * width + j);
-            if (residual) y += load_vector(p.residual + (r * width + j) * kChannels + l);
-            store_vector(to, y);
+            const Vec<C> w = at<own>(down, (r + 1) * width + j, l);
+            const std::int64_t here = (r * width + j) * kChannels + l;
+            Vec<C> y = finish(f[r] + load_vector(p.terms + here), arrive<cuts>(vertical[r], w, u), x[r], r * width + j);
+            u = arrive<cuts>(x[r], w, u);
+            if (residual) y += load_vector(p.residual + here);
+            store_vector(p.y + here, y);
         }
         store_vector(below, u);
     }
@@ -101,7 +101,7 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
 
 template <class C, bool cuts, bool own, int rows> void filter(const LanesBlock<C>& block) {
     const LanesBlock<C> p = block; // so that no store may change it
-    const Vec<C> fill = Vec<C>{} + p.fill;
+    const Vec<C> fill = splat(p.fill);
     for (int l = 0; l < kChannels; l += kWidth<C>) {
         from_right<C, cuts, own, rows>(p, l);
         const auto each = [&](const auto& finish) { from_left<C, cuts, own, rows>(p, l, finish); };

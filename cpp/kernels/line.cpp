@@ -29,13 +29,6 @@ template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_as
     }
 }
 
-/// x + w f; exactly x where the edge is cut.
-template <bool cuts, class V> __attribute__((always_inline)) inline V arrive(V x, V w, V f) {
-    const V sum = w * f + x;
-    if constexpr (cuts) return w != V{} ? sum : x;
-    return sum;
-}
-
 /// v, in a register from here on: where the compiler would fold a load into two instructions, it loads twice.
 template <class V> __attribute__((always_inline)) inline V in_register(V v) {
 #if defined(__AVX512F__)
@@ -135,7 +128,7 @@ template <class C, class S, bool cuts, bool normalized> void carry_rows(const Ro
         const auto pass = [&](std::int64_t i, Vec<C> x) __attribute__((always_inline)) {
             const Vec<C> w = load_vector(p.links + i * kLinkPitch + g);
             f = arrive<cuts>(x, w, f);
-            if constexpr (normalized) ones = arrive<cuts>(Vec<C>{} + C(1), w, ones);
+            if constexpr (normalized) ones = arrive<cuts>(splat(C(1)), w, ones);
         };
         go_forward<C, S>(
             p, g,
@@ -154,7 +147,7 @@ template <class C, class S, bool cuts, bool normalized> void filter_rows(const R
     constexpr int n = kWidth<C>, apart = kApart<C>;
     const RowLines<C> p = block; // so that no store may change it
     const std::int64_t squares = p.steps / n * n;
-    const Vec<C> one = Vec<C>{} + C(1);
+    const Vec<C> one = splat(C(1));
     for (int g = 0; g < kRows; g += n) {
         const auto link = [&](std::int64_t i)
                               __attribute__((always_inline)) { return load_vector(p.links + i * kLinkPitch + g); };
@@ -340,7 +333,7 @@ constexpr int kDeep = kVectorBytes == 64 ? 8 : 4;
 
 template <class C, bool shared>
 __attribute__((always_inline)) inline Vec<C> column_link(const ColumnLines<C>& p, std::int64_t i, std::int64_t j) {
-    if constexpr (shared) return Vec<C>{} + p.links[i];
+    if constexpr (shared) return splat(p.links[i]);
     return load_vector(p.links + i * p.pitch + j);
 }
 

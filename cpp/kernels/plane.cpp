@@ -126,7 +126,7 @@ template <class C, bool cuts> void filter(const PlaneBlock<C>& block) {
         }
     };
     const auto sum = [&](Vec<C> across, Vec<C> x, Vec<C> term, std::int64_t) { return across + term + p.centres * x; };
-    const Vec<C> fill = Vec<C>{} + p.fill;
+    const Vec<C> fill = splat(p.fill);
     if (p.reciprocal_across != nullptr)
         each(
             [&](Vec<C> across, Vec<C> x, Vec<C> term, std::int64_t at) {

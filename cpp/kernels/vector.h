@@ -33,6 +33,9 @@ template <class C> __attribute__((always_inline)) inline void store_vector(C* p,
     *reinterpret_cast<typename VectorOf<C>::unaligned*>(p) = v;
 }
 
+/// One number in all places: less zero, which changes none, not even -0, so that a broadcast is all there is to do.
+template <class C> __attribute__((always_inline)) inline Vec<C> splat(C v) { return v - Vec<C>{}; }
+
 /// To aligned memory, past the caches where the processor can; before others may read it, finish_stream.
 template <class C> __attribute__((always_inline)) inline void stream_vector(C* p, Vec<C> v) {
 #if defined(__AVX512F__)
@@ -59,6 +62,45 @@ template <class C> void stream_copy(const C* __restrict from, C* __restrict to, 
     for (; j < count; ++j) to[j] = from[j];
 }
 
+/// w f + x, rounded once where the instruction set can: left to the compiler, that would differ from place to place.
+__attribute__((always_inline)) inline Vec<float> fused(Vec<float> w, Vec<float> f, Vec<float> x) {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(Vec<float>, _mm512_fmadd_ps(__builtin_bit_cast(__m512, w), __builtin_bit_cast(__m512, f),
+                                                          __builtin_bit_cast(__m512, x)));
+#elif defined(__FMA__)
+    return __builtin_bit_cast(Vec<float>, _mm256_fmadd_ps(__builtin_bit_cast(__m256, w), __builtin_bit_cast(__m256, f),
+                                                          __builtin_bit_cast(__m256, x)));
+#elif defined(__FP_FAST_FMAF)
+    for (int k = 0; k < kWidth<float>; ++k) x[k] = __builtin_fmaf(w[k], f[k], x[k]);
+    return x;
+#else
+    return w * f + x;
+#endif
+}
+__attribute__((always_inline)) inline Vec<double> fused(Vec<double> w, Vec<double> f, Vec<double> x) {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(Vec<double>,
+                              _mm512_fmadd_pd(__builtin_bit_cast(__m512d, w), __builtin_bit_cast(__m512d, f),
+                                              __builtin_bit_cast(__m512d, x)));
+#elif defined(__FMA__)
+    return __builtin_bit_cast(Vec<double>,
+                              _mm256_fmadd_pd(__builtin_bit_cast(__m256d, w), __builtin_bit_cast(__m256d, f),
+                                              __builtin_bit_cast(__m256d, x)));
+#elif defined(__FP_FAST_FMA)
+    for (int k = 0; k < kWidth<double>; ++k) x[k] = __builtin_fma(w[k], f[k], x[k]);
+    return x;
+#else
+    return w * f + x;
+#endif
+}
+
+/// x + w f; exactly x where the edge is cut.
+template <bool cuts, class V> __attribute__((always_inline)) inline V arrive(V x, V w, V f) {
+    const V sum = fused(w, f, x);
+    if constexpr (cuts) return w != V{} ? sum : x;
+    return sum;
+}
+
 /// w f across an edge; cuts says that some weights are 0, across which nothing passes, not even NaN.
 template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over(V w, V f) {
     if constexpr (cuts) return w != V{} ? w * f : V{};
@@ -67,7 +109,7 @@ template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over
 
 /// w (x + f), with one fused step after f.
 template <bool cuts, class V> __attribute__((always_inline)) inline V carry_over(V w, V x, V f) {
-    const V term = w * x + w * f;
+    const V term = fused(w, f, w * x);
     if constexpr (cuts) return w != V{} ? term : V{};
     return term;
 }
