@@ -42,6 +42,9 @@ bool is_plane_filter(const Operands& o);
 /// Whether filter_planes best makes weights and supports itself, from o.guide, which may overlap y.
 template <class C> bool makes_weights(const Operands& o, bool overlaps);
 
+/// Whether filter_planes goes through all blocks (9) at once; else it leaves all but one.
+template <class C> bool filters_at_once(const Operands& o);
+
 /// (7), (8) plane by plane, both axes of a plane together.
 template <class C> void filter_planes(const Operands& o, const Options& options);
 

@@ -2,14 +2,13 @@
 // then one number for each position, or neighbours in memory with weights of their own. Nothing is padded, and neither
 // axis asks for shuffles. A band of rows stays in cache from the way down, which leaves F every few rows, to the way
 // up, which does everything else.
+#include "lanes_part.h"
 #include "parallel.h"
-#include "plane_set.h"
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kWhole = 5 << 18;     // bytes of kChannels planes: larger ones are cut into bands
-constexpr std::int64_t kBand = 1 << 19;      // bytes of a band then
+constexpr std::int64_t kBand = 1 << 19;      // bytes of a band
 constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
@@ -44,51 +43,6 @@ template <class C> struct LanesScratch {
     bool cuts = false;
 };
 
-// Planes in a row: `near` of them from the first, then `far` of the row's last.
-struct Part {
-    std::int64_t first; // plane
-    int near, far;
-};
-
-// How planes are cut into parts of kChannels, so that no two parts write to one line of memory: where neighbours lie
-// together, the first of them that end a line are taken with the last, which do not fill one. Parts of a set have the
-// same weights.
-template <class C> class Parts {
-  public:
-    explicit Parts(const PlaneSet<C>& p) : size_(p.neighbours), own_weights_(p.own_weights), sharing_(p.group_size) {
-        constexpr std::uintptr_t line = 64;
-        const std::uintptr_t item = item_size(p.o.y.dtype);
-        const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(p.o.y.data) % line;
-        if (p.plane_stride(p.o.y) == 1 && past % item == 0)
-            head_ = std::min(static_cast<std::int64_t>((line - past) % line / item) % kChannels, size_);
-        tail_ = (size_ - head_) % kChannels;
-        joined_ = head_ + tail_ <= kChannels;
-        in_a_row_ = (size_ - head_) / kChannels + (head_ + tail_ > 0 ? 1 : 0) + (joined_ ? 0 : 1);
-        count_ = p.planes / size_ * in_a_row_;
-    }
-    std::int64_t count() const { return count_; }
-    /// Of a set.
-    std::int64_t per_set() const { return own_weights_ ? sharing_ : in_a_row_; }
-    Part get(std::int64_t set, std::int64_t k) const {
-        if (own_weights_) return in_row(set / in_a_row_ * sharing_ + k, set % in_a_row_);
-        return in_row(set, k);
-    }
-
-  private:
-    Part in_row(std::int64_t row, std::int64_t k) const {
-        const std::int64_t first = row * size_, ends = head_ + tail_ > 0 ? 1 : 0;
-        if (k < ends) return {first, static_cast<int>(head_), joined_ ? static_cast<int>(tail_) : 0};
-        const std::int64_t start = head_ + (k - ends) * kChannels;
-        return {first + start, static_cast<int>(std::min<std::int64_t>(kChannels, size_ - start)), 0};
-    }
-
-    std::int64_t size_; // planes in a row
-    bool own_weights_;
-    std::int64_t sharing_; // rows that follow one another and have the same weights, where neighbours have their own
-    std::int64_t head_ = 0, tail_, in_a_row_, count_;
-    bool joined_;
-};
-
 // What flows between the bands of a part that go side by side. Each band keeps a row of tiles from above and one from
 // below, here unless y holds them.
 template <class C> struct PartFlows {
@@ -104,19 +58,22 @@ template <class C> struct PartFlows {
 
 template <class C> class Lanes {
   public:
-    Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker)
-        : p_(p), s_(s), band_rows_(rows), cancel_(cancel), worker_(worker) {}
+    /// A part of a set.
+    Lanes(const PlaneSet<C>& p, LanesScratch<C>& s, std::int64_t rows, CancelFlag& cancel, int worker, std::int64_t set,
+          const Part& part)
+        : p_(p), s_(s), band_rows_(rows), cancel_(cancel), worker_(worker), set_(set), part_(p, part) {}
 
-    void enter(std::int64_t set, const Part& part) {
-        set_ = set;
-        part_ = part;
-        lanes_ = part.near + part.far;
-        find_offsets(x_offsets_, p_.o.x);
-        find_offsets(y_offsets_, p_.o.y);
+    /// All blocks (9) of a part that is one band.
+    void filter_at_once() {
+        for (std::int64_t left = p_.o.filter.blocks; left > 0; --left) {
+            std::fill_n(s_.above.get(), s_.row, C(0));
+            std::fill_n(s_.below.get(), s_.row, C(0));
+            filter_band(0, left == p_.o.filter.blocks, left == 1);
+        }
     }
 
     /// All bands of the part in turn.
-    void filter_whole() {
+    void filter_by_bands() {
         const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
         C* const above = s_.above.get();
         std::fill_n(above, s_.row, C(0));
@@ -200,59 +157,28 @@ template <class C> class Lanes {
 
     /// s.above begins with F of the row above the band; s.below is B of the row below it and becomes B of its first
     /// row.
-    void filter_band(std::int64_t band) {
+    void filter_band(std::int64_t band, bool first_block = true, bool last_block = true) {
         load_band(band, false);
-        descend(band, s_.row, s_.above.get());
-        ascend(band, s_.below.get());
+        descend(band, s_.row, s_.above.get(), first_block);
+        ascend(band, s_.below.get(), last_block);
     }
 
     // What flows between two bands is kept in a row of y at their border, where that has room for it, else in `slot`.
     void put(const C* flow, std::int64_t border, C* slot) const {
         if (holds_sums<C>(p_.o))
-            store(flow, border, 1);
+            part_.store(flow, border, 1);
         else
             std::copy_n(flow, s_.row, slot);
     }
     void get(C* flow, std::int64_t border, const C* slot) const {
         if (holds_sums<C>(p_.o))
-            load(flow, p_.o.y, y_offsets_, border, 1);
+            part_.load_y(flow, border, 1);
         else
             std::copy_n(slot, s_.row, flow);
     }
     std::int64_t first_row(std::int64_t band) const { return band * band_rows_; }
     std::int64_t last_row(std::int64_t band) const { return first_row(band) + rows_of(band) - 1; }
 
-    // Which plane after the first of the part a lane is.
-    std::int64_t neighbour(int lane) const { return lane < part_.near ? lane : p_.neighbours - lanes_ + lane; }
-
-    void find_offsets(std::int64_t* offsets, const AnyView& v) const {
-        for (int l = 0; l < lanes_; ++l) {
-            offsets[l] = p_.offset(v, part_.first + neighbour(l)) - p_.offset(v, part_.first);
-        }
-    }
-
-    // run(tile, memory, positions) for rows of an operand, all at once where they follow one another.
-    template <class Tile, class Run>
-    void each_run(Tile* tile, const AnyView& v, std::int64_t first, std::int64_t rows, const Run& run) const {
-        const bool dense = p_.row_stride(v) == p_.width * p_.column_stride(v);
-        const std::int64_t together = dense ? rows : 1;
-        for (std::int64_t r = 0; r < rows; r += together)
-            run(tile + r * s_.row, p_.row(v, part_.first, first + r), together * p_.width);
-    }
-    void load(C* tile, const AnyView& v, const std::int64_t* offsets, std::int64_t first, std::int64_t rows) const {
-        each_run(tile, v, first, rows, [&](C* to, const void* from, std::int64_t count) {
-            kernels<C>().lanes.load[static_cast<int>(v.dtype)](to, from, count, p_.column_stride(v), offsets, lanes_);
-        });
-    }
-    void load_x(C* tile, std::int64_t first, std::int64_t rows) const { load(tile, p_.o.x, x_offsets_, first, rows); }
-    void store(const C* tile, std::int64_t first, std::int64_t rows) const {
-        const AnyView& y = p_.o.y;
-        const std::int64_t step = p_.column_stride(y);
-        const std::int64_t next = std::abs(step) > 1 ? kPositionsAhead * step : -rows * p_.row_stride(y);
-        each_run(tile, y, first, rows, [&](const C* from, void* to, std::int64_t count) {
-            kernels<C>().lanes.store[static_cast<int>(y.dtype)](from, to, count, step, y_offsets_, lanes_, next);
-        });
-    }
     void trust(C* tile, const Rows& rows, bool only_mask) const {
         kernels<C>().lanes.trust(tile, s_.trust.get() + rows.first * s_.weights_row, rows.count * p_.width,
                                  p_.own_weights, only_mask);
@@ -262,15 +188,6 @@ template <class C> class Lanes {
     std::int64_t blocks(std::int64_t band) const { return (rows_of(band) + kGroupRows - 1) / kGroupRows; }
     Rows rows_of_block(std::int64_t band, std::int64_t k) const {
         return {k * kGroupRows, std::min<std::int64_t>(kGroupRows, rows_of(band) - k * kGroupRows)};
-    }
-
-    // Row i of what is one number for each position of all lanes, or of each lane.
-    void load_weights(C* to, const AnyView& v, std::int64_t i, std::int64_t count) const {
-        if (!p_.own_weights) return p_.load_row(to, v, part_.first, i);
-        std::int64_t offsets[kChannels];
-        for (int l = 0; l < lanes_; ++l) offsets[l] = neighbour(l) * p_.plane_stride(v);
-        kernels<C>().lanes.load[static_cast<int>(v.dtype)](to, p_.row(v, part_.first, i), count, p_.column_stride(v),
-                                                           offsets, lanes_);
     }
 
     // Weights of a band, supports and confidence too; only the vertical ones and the confidence for `leaving`.
@@ -287,23 +204,24 @@ template <class C> class Lanes {
             if (start + r == 0 || start + r == p_.height) {
                 std::fill_n(down, row, C(0)); // no edges
             } else {
-                load_weights(down, o.weights[p_.down_axis], start + r - 1, width);
+                part_.load_weights(down, o.weights[p_.down_axis], start + r - 1, width);
                 s_.cuts |= !p_.own_weights && has_zero(down, row, row, 1);
             }
         }
         for (std::int64_t r = 0; r < rows; ++r) {
-            if (o.confidence) load_weights(s_.trust.get() + r * row, *o.confidence, start + r, width);
+            if (o.confidence) part_.load_weights(s_.trust.get() + r * row, *o.confidence, start + r, width);
             if (leaving) continue;
             C* const across = s_.across.get() + r * (row + position);
             std::fill_n(across, position, C(0));
             std::fill_n(across + row, position, C(0));
-            load_weights(across + position, o.weights[p_.across_axis], start + r, width - 1);
+            part_.load_weights(across + position, o.weights[p_.across_axis], start + r, width - 1);
             s_.cuts |= !p_.own_weights && has_zero(across + position, row, row - position, 1);
             if (!o.reciprocals.empty())
-                load_weights(s_.reciprocal.get() + r * row, o.reciprocals[p_.line ? p_.down_axis : 0], start + r,
-                             width);
+                part_.load_weights(s_.reciprocal.get() + r * row, o.reciprocals[p_.line ? p_.down_axis : 0], start + r,
+                                   width);
             if (p_.line)
-                load_weights(s_.reciprocal_across.get() + r * row, o.reciprocals[p_.across_axis], start + r, width);
+                part_.load_weights(s_.reciprocal_across.get() + r * row, o.reciprocals[p_.across_axis], start + r,
+                                   width);
         }
     }
 
@@ -318,15 +236,16 @@ template <class C> class Lanes {
         return b;
     }
 
-    // Loads a band and finds F of its rows: from `above` it, above each block, `stride` apart from block to block.
-    void descend(std::int64_t band, std::int64_t stride, C* above) {
+    // Loads a band, unless x is what the block before left, and finds F of its rows: from `above` it, above each block
+    // of rows, `stride` apart.
+    void descend(std::int64_t band, std::int64_t stride, C* above, bool from_memory = true) {
         cancel_.check(worker_);
-        const bool at_once = s_.y_rows == p_.height;
-        if (at_once) load_x(s_.x.get(), 0, p_.height);
+        const bool at_once = s_.y_rows == p_.height || !from_memory;
+        if (at_once && from_memory) part_.load_x(s_.x.get(), 0, p_.height);
         for (std::int64_t k = 0; k < blocks(band); ++k) {
             const Rows rows = rows_of_block(band, k);
             C* const x = s_.x.get() + rows.first * s_.row;
-            if (!at_once) load_x(x, band * band_rows_ + rows.first, rows.count);
+            if (!at_once) part_.load_x(x, band * band_rows_ + rows.first, rows.count);
             if (p_.o.confidence) trust(x, rows, false);
             LanesBlock<C> b = block(rows);
             b.above = above;
@@ -335,7 +254,8 @@ template <class C> class Lanes {
         }
     }
 
-    void ascend(std::int64_t band, C* below) {
+    // To memory, or to where x was.
+    void ascend(std::int64_t band, C* below, bool to_memory) {
         const bool at_once = s_.y_rows == p_.height;
         for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
             const Rows rows = rows_of_block(band, k);
@@ -346,22 +266,23 @@ template <class C> class Lanes {
             b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
             b.below = below;
-            b.terms = b.y = s_.y.get() + (at_once ? rows.first * s_.row : 0);
+            b.terms = s_.y.get() + (at_once ? rows.first * s_.row : 0);
+            b.y = to_memory ? b.terms : s_.x.get() + rows.first * s_.row;
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
             b.supported_only = p_.o.confidence.has_value();
             if (p_.o.filter.residual) {
                 b.residual = b.x;
                 if (p_.o.confidence) { // x times confidence is not what the residual adds
-                    load_x(s_.residual.get(), first, rows.count);
+                    part_.load_x(s_.residual.get(), first, rows.count);
                     trust(s_.residual.get(), rows, true);
                     b.residual = s_.residual.get();
                 }
             }
             kernels<C>().lanes.filter(b);
-            if (!at_once) store(b.y, first, rows.count);
+            if (to_memory && !at_once) part_.store(b.y, first, rows.count);
         }
-        if (at_once) store(s_.y.get(), 0, p_.height);
+        if (to_memory && at_once) part_.store(s_.y.get(), 0, p_.height);
     }
 
     const PlaneSet<C>& p_;
@@ -369,10 +290,8 @@ template <class C> class Lanes {
     std::int64_t band_rows_;
     CancelFlag& cancel_;
     int worker_;
-    std::int64_t set_ = 0;
-    Part part_{};
-    int lanes_ = 0;
-    std::int64_t x_offsets_[kChannels], y_offsets_[kChannels];
+    std::int64_t set_;
+    PartRows<C> part_;
 };
 
 } // namespace
@@ -404,9 +323,9 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
         const auto each = [&](std::int64_t tasks_per_part, const auto& run) {
             parallel_for(now * tasks_per_part, options, [&](std::int64_t task, int worker) {
                 const std::int64_t part = task / tasks_per_part;
-                Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
                 const std::int64_t set = (start + part) / parts.per_set();
-                lanes.enter(set, parts.get(set, (start + part) % parts.per_set()));
+                Lanes<C> lanes(p, scratch[worker], rows, cancel, worker, set,
+                               parts.get(set, (start + part) % parts.per_set()));
                 run(lanes, task % tasks_per_part,
                     PartFlows<C>{bands, row, weights_row, all_flows.get() + part * flows,
                                  all_through.get() + part * through});
@@ -421,31 +340,43 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
 
 } // namespace
 
+template <class C> bool filters_at_once(const PlaneSet<C>& p) {
+    return side_by_side(p) && p.o.y.dtype == dtype_of<C>::value && !p.o.confidence &&
+           (band_rows(p) == p.height || is_shareable(p));
+}
+
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
     const Parts<C> parts(p);
     const std::int64_t rows = band_rows(p);
-    if (parts.count() < kFewestTasks && p.height > rows) {
+    const bool whole = p.height == rows;
+    std::int64_t apart = parts.count();
+    if (!whole && is_shareable(p)) {
+        const std::int64_t threads = workers(options.num_threads, options);
+        apart = p.o.filter.blocks > 1 ? 0 : apart / threads * threads; // nobody waits for the last round's few
+    } else if (!whole && apart < kFewestTasks) {
         filter_bands(p, parts, rows, options);
         return;
     }
     const std::int64_t together =
         std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.per_set());
     const std::int64_t tasks_per_set = (parts.per_set() + together - 1) / together;
-    const std::int64_t tasks = parts.count() / parts.per_set() * tasks_per_set;
+    const std::int64_t tasks = whole ? apart / parts.per_set() * tasks_per_set : apart;
     const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows, (p.height + rows - 1) / rows);
     CancelFlag cancel(options);
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        Lanes<C> lanes(p, scratch[worker], rows, cancel, worker);
         const std::int64_t set = task / tasks_per_set, from = task % tasks_per_set * together;
         for (std::int64_t k = from; k < std::min(from + together, parts.per_set()); ++k) {
-            lanes.enter(set, parts.get(set, k));
-            lanes.filter_whole();
+            Lanes<C> lanes(p, scratch[worker], rows, cancel, worker, set, parts.get(set, k));
+            whole ? lanes.filter_at_once() : lanes.filter_by_bands();
         }
     });
+    if (apart < parts.count()) filter_shared(p, parts, apart, options);
 }
 
 template bool side_by_side<float>(const PlaneSet<float>&);
 template bool side_by_side<double>(const PlaneSet<double>&);
+template bool filters_at_once<float>(const PlaneSet<float>&);
+template bool filters_at_once<double>(const PlaneSet<double>&);
 template void filter_lanes<float>(const PlaneSet<float>&, const Options&);
 template void filter_lanes<double>(const PlaneSet<double>&, const Options&);
 

@@ -259,6 +259,10 @@ template <class C> bool makes_weights(const Operands& o, bool overlaps) {
     return is_image(p) && (!overlaps || reads_guide_before(p)); // the guide is read while y is written
 }
 
+template <class C> bool filters_at_once(const Operands& o) {
+    return is_plane_filter(o) && filters_at_once(PlaneSet<C>(o));
+}
+
 template <class C> void filter_planes(const Operands& o, const Options& options) {
     const PlaneSet<C> p(o);
     const Bands<C> bands(p);
@@ -274,6 +278,8 @@ template <class C> void filter_planes(const Operands& o, const Options& options)
 
 template bool makes_weights<float>(const Operands&, bool);
 template bool makes_weights<double>(const Operands&, bool);
+template bool filters_at_once<float>(const Operands&);
+template bool filters_at_once<double>(const Operands&);
 template void filter_planes<float>(const Operands&, const Options&);
 template void filter_planes<double>(const Operands&, const Options&);
 

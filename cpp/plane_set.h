@@ -171,8 +171,9 @@ template <class C> class PlaneSet {
     std::vector<int> outer_;
 };
 
-/// Whether planes are best filtered side by side, and that (lanes.cpp).
+/// Whether planes are best filtered side by side, whether all blocks (9) then go at once, and that (lanes.cpp).
 template <class C> bool side_by_side(const PlaneSet<C>& p);
+template <class C> bool filters_at_once(const PlaneSet<C>& p);
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options);
 
 } // namespace sgs

@@ -117,11 +117,12 @@ struct FilterOptions {
     Normalization normalization = Normalization::cross;
     bool residual = false;
     double fill_value = 0.0;
+    std::int64_t blocks = 1;
 };
 
-/// (7), (8): one block. weights[a] belongs to axes[a] and broadcasts to x with n_a - 1 on that axis; so does confidence
-/// (cross only; may be null) to x. support (may be null) receives S in compute_t of x; it has x's rank, and length 1
-/// only where weights and confidence are broadcast.
+/// (7), (8), blocks of it (9): one where there is confidence or support. weights[a] belongs to axes[a] and broadcasts
+/// to x with n_a - 1 on that axis; so does confidence (cross only; may be null) to x. support (may be null) receives S
+/// in compute_t of x; it has x's rank, and length 1 only where weights and confidence are broadcast.
 void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, const AnyView& y, std::span<const int> axes,
                         const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
                         const Options& options);
@@ -136,7 +137,7 @@ struct Guide {
     const AnyView* confidence; // as in edge_weights
 };
 
-/// The same with weights of a guide, which need not be kept.
+/// The same, one block, with weights of a guide, which need not be kept.
 void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, std::span<const int> axes,
                         const FilterOptions& filter, const AnyView* confidence, const AnyView* support,
                         const Options& options);

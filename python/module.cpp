@@ -59,12 +59,12 @@ void edge_weights(py::handle guide, py::handle w, int channel_axis, int axis, do
 
 void semi_global_filter(py::handle x, const std::vector<py::object>& weights, py::handle y,
                         const std::vector<int>& axes, int normalization, bool residual, py::handle confidence,
-                        double fill_value, py::handle support, int num_threads) {
+                        double fill_value, py::handle support, int num_threads, std::int64_t blocks) {
     const AnyView xv = to_view(x), yv = to_view(y);
     std::vector<AnyView> wv;
     for (const py::object& w : weights) wv.push_back(to_view(w));
     const std::optional<AnyView> cv = to_view_or_null(confidence), sv = to_view_or_null(support);
-    const sgs::FilterOptions filter{static_cast<sgs::Normalization>(normalization), residual, fill_value};
+    const sgs::FilterOptions filter{static_cast<sgs::Normalization>(normalization), residual, fill_value, blocks};
     call(num_threads,
          [&](const Options& o) { sgs::semi_global_filter(xv, wv, yv, axes, filter, pointer(cv), pointer(sv), o); });
 }
@@ -121,6 +121,7 @@ py::dict build_info() {
 } // namespace
 
 PYBIND11_MODULE(_core, m) {
+    using namespace py::literals;
     check_environment();
     m.attr("NONE") = static_cast<int>(sgs::Normalization::none);
     m.attr("LINE") = static_cast<int>(sgs::Normalization::line);
@@ -134,7 +135,8 @@ PYBIND11_MODULE(_core, m) {
     m.def("tree_aggregate", &tree<&sgs::tree_aggregate>);
     m.def("tree_update", &tree<&sgs::tree_update>);
     m.def("edge_weights", &edge_weights);
-    m.def("semi_global_filter", &semi_global_filter);
+    m.def("semi_global_filter", &semi_global_filter, "x"_a, "weights"_a, "y"_a, "axes"_a, "normalization"_a,
+          "residual"_a, "confidence"_a, "fill_value"_a, "support"_a, "num_threads"_a, "blocks"_a = 1);
     m.def("guided_filter", &guided_filter);
     sgs::python::bind_backward(m);
     py::module_ cuda = m.def_submodule("cuda", "The same functions on device memory.");

@@ -225,6 +225,39 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
         np.testing.assert_array_equal(in_place, y)
 
 
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        # One band in cache; a part that threads share; more than that: of 16 planes and the rest, few and many parts.
+        size=((7, 7), (61, 97), (171, 130), (300, 211), (1000, 97), (330, 560)),
+        channels=(12, 16, 40, 80),
+        layout=("c", "channels_last", "reversed"),
+        dtype=("float32", "float64", "float16"),
+        normalization=(None, "line", "cross"),
+        residual=(False, True),
+        cuts=(False, True),
+        blocks=(2, 3),
+        threads=(1, 2, 3),
+    ),
+)
+def test_planes_side_by_side_in_all_blocks_at_once(case: dict[str, Any], isa: str) -> None:
+    """(9): the bits of so many calls, each with another number of threads, which may go another way."""
+    rng = seeded(case)
+    x = laid_out(random_values(rng, (case["channels"], *case["size"]), case["dtype"]), case["layout"])
+    guide = random_values(rng, (2, *case["size"]), case["dtype"])
+    if case["cuts"]:
+        guide += 1e4 * (rng.random(case["size"]) < 0.01).astype(guide.dtype)
+    options = {name: case[name] for name in ("normalization", "residual")}
+    y = x
+    for block in range(case["blocks"]):
+        y = sgs.semi_global_filter(y, guide, 2.0, num_threads=1 + block, **options)
+    at_once = {"blocks": case["blocks"], "num_threads": case["threads"], **options}
+    np.testing.assert_array_equal(sgs.semi_global_filter(x, guide, 2.0, **at_once), y)
+    in_place = laid_out(np.array(x), case["layout"])
+    sgs.semi_global_filter(in_place, guide, 2.0, out=in_place, **at_once)
+    np.testing.assert_array_equal(in_place, y)
+
+
 @pytest.mark.parametrize("channels", (1, 8, 9, 11, 12))
 @pytest.mark.parametrize("size", ((20, 33), (150, 200)))
 def test_missing_values_of_planes_that_guide_themselves(channels: int, size: tuple[int, int]) -> None:

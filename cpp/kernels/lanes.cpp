@@ -92,7 +92,7 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
             const std::int64_t here = (r * width + j) * kChannels + l;
             Vec<C> y = finish(f[r] + load_vector(p.terms + here), arrive<cuts>(vertical[r], w, u), x[r], r * width + j);
             u = arrive<cuts>(x[r], w, u);
-            if (residual) y += load_vector(p.residual + here);
+            if (residual) y = fused(splat(C(1)), y, load_vector(p.residual + here)); // never with the product before
             store_vector(p.y + here, y);
         }
         store_vector(below, u);
@@ -101,16 +101,16 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
 
 template <class C, bool cuts, bool own, int rows> void filter(const LanesBlock<C>& block) {
     const LanesBlock<C> p = block; // so that no store may change it
-    const Vec<C> fill = splat(p.fill);
+    const Vec<C> fill = splat(p.fill), centres = splat(p.centres);
     for (int l = 0; l < kChannels; l += kWidth<C>) {
         from_right<C, cuts, own, rows>(p, l);
         const auto each = [&](const auto& finish) { from_left<C, cuts, own, rows>(p, l, finish); };
         if (p.reciprocal_across != nullptr)
             each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
-                return (across + x) * at<own>(p.reciprocal_across, i, l) + (down + x) * at<own>(p.reciprocal, i, l);
+                return fused(across + x, at<own>(p.reciprocal_across, i, l), (down + x) * at<own>(p.reciprocal, i, l));
             });
         else if (p.reciprocal == nullptr)
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t) { return across + down + p.centres * x; });
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t) { return fused(centres, x, across + down); });
         else if (p.supported_only)
             each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
                 const Vec<C> r = at<own>(p.reciprocal, i, l);

@@ -46,6 +46,7 @@ def semi_global_filter(
     fill_value: float,
     support: Array | None,
     num_threads: int,
+    blocks: int = 1,
 ) -> None: ...
 def guided_filter(
     x: Array,

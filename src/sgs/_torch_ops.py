@@ -1113,10 +1113,22 @@ def semi_global_filter(
 def _filter_kernel(*args: Any) -> Tensor:
     f = _Filter.of(args)
     y = _result_like(f.x)
+    _run("semi_global_filter", f.x, f.num_threads, *_filter_arguments(f, y))
+    return y
+
+
+def _filter_arguments(f: _Filter, y: Tensor) -> tuple[Any, ...]:
+    """Of the core's function, but for the number of threads."""
     ndim = f.x.ndim
     inputs = _raw(f.x), [_raw(w) for w in f.weights], _raw(y), [a % ndim for a in f.axes]
-    trust = _raw_or_none(f.confidence)
-    _run("semi_global_filter", f.x, f.num_threads, *inputs, f.normalization, f.residual, trust, f.fill_value, None)
+    return *inputs, f.normalization, f.residual, _raw_or_none(f.confidence), f.fill_value, None
+
+
+def blocks_directly(x: Tensor, weights: Sequence[Tensor], blocks: int, *constants: Any) -> Tensor:
+    """All blocks (9) in one call, where `is_direct`; without confidence."""
+    f = _Filter(x, None, list(weights), *constants)
+    y = _result_like(x)
+    _core.semi_global_filter(*_filter_arguments(f, y), f.num_threads or torch.get_num_threads(), blocks)
     return y
 
 

@@ -600,7 +600,8 @@ def semi_global_filter(
     field = layout.field if explicit is None else explicit.field
     # Weights that serve one block alone need not be kept.
     weights = None if explicit is None or rounds == 1 else edges.weights(explicit.view(), dtype)
-    for block in range(1, rounds + 1):
+    at_once = 1 if weights is None or c is not None else rounds  # blocks that the core goes through in one call
+    for block in range(1, rounds + 1, at_once):
         support = None
         if c is not None and block < rounds:
             support = np.empty((edges.heads, *np.broadcast_shapes(c.shape[1:], field)), dtype)
@@ -616,13 +617,14 @@ def semi_global_filter(
             None if support is None else support[:, np.newaxis],
             edges.threads,
         )
+        made = 1, edges.scales, edges.steps, edges.metric
         if weights is not None:
-            _core.semi_global_filter(x_block, weights, *options)
+            _core.semi_global_filter(x_block, weights, *options, at_once)
         elif explicit is not None:
             by_heads = _as_values(explicit.view(), 0, edges.heads)
-            _core.guided_filter(x_block, by_heads, 1, edges.scales, edges.steps, edges.metric, None, *options)
+            _core.guided_filter(x_block, by_heads, *made, None, *options)
         else:
-            _core.guided_filter(x_block, x_block, 1, edges.scales, edges.steps, edges.metric, trust_block, *options)
+            _core.guided_filter(x_block, x_block, *made, trust_block, *options)
         source, c = result, support
     return _returned(result, out)
 

@@ -688,6 +688,9 @@ def semi_global_filter(
     if placed is not None:
         weights = _weights(placed, plan, scales, steps, dtype, threads, None, direct)
     heads_of = _Heads(plan)
+    if direct and placed is not None and c is None:
+        split = [heads_of.split(w) for w in weights]
+        return heads_of.join(_torch_ops.blocks_directly(heads_of.split(y), split, rounds, heads_of.axes, *constants))
     for block in range(1, rounds + 1):
         if guided is None:
             weights = _weights(y, plan, scales, steps, dtype, threads, c, direct)
