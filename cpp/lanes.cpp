@@ -22,6 +22,9 @@ template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     return std::max(kFewestRows, kBand / row / kGroupRows * kGroupRows);
 }
 
+/// y's rows are written last where there is one block.
+template <class C> bool keeps_ends_in_y(const PlaneSet<C>& p) { return holds_sums<C>(p.o) && p.o.filter.blocks == 1; }
+
 template <class C> struct LanesScratch {
     LanesScratch(const PlaneSet<C>& p, std::int64_t rows, std::int64_t bands)
         : row(p.width * kChannels), weights_row(p.own_weights ? row : p.width),
@@ -31,14 +34,15 @@ template <class C> struct LanesScratch {
           reciprocal_across(p.line ? rows * weights_row : 0), trust(p.o.confidence ? rows * weights_row : 0),
           x(rows * row), above((rows / kGroupRows + 2) * row), below(row), y(y_rows * row),
           residual(p.o.confidence && p.o.filter.residual ? kGroupRows * row : 0),
-          ends(holds_sums<C>(p.o) ? 0 : bands * row) {}
+          ends(keeps_ends_in_y(p) ? 0 : bands * row), next(p.o.filter.blocks > 1 ? row : 0) {}
     std::int64_t row;                                             // elements of a row of tiles
     std::int64_t weights_row;                                     // and of weights
     std::int64_t y_rows;                                          // that are stored together: all of a small plane
     Buffer<C> down, across, reciprocal, reciprocal_across, trust; // of a band
     Buffer<C> x, above;                                           // of a band: F above each of its blocks
     Buffer<C> below, y, residual;                                 // of a block
-    Buffer<C> ends;                                               // F above each band, unless y holds it
+    Buffer<C> ends;                                               // F above each band, unless y holds it; or B below
+    Buffer<C> next;                                               // of the block after: what flows on from a band
     std::int64_t set = -1, band = -1;                             // whose weights these are
     bool cuts = false;
 };
@@ -68,27 +72,43 @@ template <class C> class Lanes {
         for (std::int64_t left = p_.o.filter.blocks; left > 0; --left) {
             std::fill_n(s_.above.get(), s_.row, C(0));
             std::fill_n(s_.below.get(), s_.row, C(0));
-            filter_band(0, left == p_.o.filter.blocks, left == 1);
+            filter_band(0, left == p_.o.filter.blocks ? From::x : From::tile, left == 1);
         }
     }
 
-    /// All bands of the part in turn.
+    /// All bands of the part in turn, upward.
     void filter_by_bands() {
-        const std::int64_t bands = (p_.height + band_rows_ - 1) / band_rows_;
-        C* const above = s_.above.get();
-        std::fill_n(above, s_.row, C(0));
-        for (std::int64_t band = 0; band + 1 < bands; ++band) {
-            load_band(band, true);
-            descend(band, 0, above);
-            put(above, first_row(band + 1), s_.ends.get() + (band + 1) * s_.row);
-        }
+        find_above();
         std::fill_n(s_.below.get(), s_.row, C(0));
-        for (std::int64_t band = bands - 1; band >= 0; --band) {
-            if (band > 0)
-                get(above, first_row(band), s_.ends.get() + band * s_.row);
-            else
-                std::fill_n(above, s_.row, C(0));
+        for (std::int64_t band = bands() - 1; band >= 0; --band) {
+            get(s_.above.get(), first_row(band), s_.ends.get() + band * s_.row);
             filter_band(band);
+        }
+    }
+
+    /// The same for all blocks (9), up and down by turns: what the next block needs from where this one goes is found
+    /// while a band is in cache.
+    void filter_by_turns() {
+        find_above();
+        const std::int64_t blocks = p_.o.filter.blocks;
+        for (std::int64_t block = 0; block < blocks; ++block) {
+            const bool up = block % 2 == 0, last_block = block + 1 == blocks;
+            C* const known = up ? s_.above.get() : s_.below.get();
+            C* const found = up ? s_.below.get() : s_.above.get();
+            C* const next = s_.next.get();
+            std::fill_n(found, s_.row, C(0));
+            std::fill_n(next, s_.row, C(0));
+            for (std::int64_t k = 0; k < bands(); ++k) {
+                const std::int64_t band = up ? bands() - 1 - k : k, first = first_row(band), rows = rows_of(band);
+                C* const slot = s_.ends.get() + band * s_.row;
+                std::copy_n(slot, s_.row, known);
+                std::copy_n(next, s_.row, slot);
+                filter_band(band, block == 0 ? From::x : From::y, last_block);
+                if (!up) std::copy_n(s_.above.get() + this->blocks(band) * s_.row, s_.row, s_.above.get());
+                if (last_block) continue;
+                up ? climb(band, next) : descend(band, 0, next, From::tile);
+                part_.store(s_.x.get(), first, rows);
+            }
         }
     }
 
@@ -101,11 +121,7 @@ template <class C> class Lanes {
         std::fill_n(last, s_.row, C(0));
         descend(band, 0, last);
         std::fill_n(first, s_.row, C(0));
-        for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
-            LanesBlock<C> b = block(rows_of_block(band, k));
-            b.below = first;
-            kernels<C>().lanes.climb(b, first);
-        }
+        climb(band, first);
         if (band + 1 < ends.bands) put(last, first_row(band + 1), ends.above(band + 1));
         if (band > 0) put(first, last_row(band - 1), ends.below(band - 1));
         PlaneBlock<C> weights{};
@@ -154,24 +170,39 @@ template <class C> class Lanes {
     struct Rows {
         std::int64_t first, count; // within a band
     };
+    enum class From { x, y, tile }; // where values are
+
+    std::int64_t bands() const { return (p_.height + band_rows_ - 1) / band_rows_; }
+
+    // F above each band.
+    void find_above() {
+        C* const above = s_.above.get();
+        std::fill_n(above, s_.row, C(0));
+        for (std::int64_t band = 0; band + 1 < bands(); ++band) {
+            put(above, first_row(band), s_.ends.get() + band * s_.row);
+            load_band(band, true);
+            descend(band, 0, above);
+        }
+        put(above, first_row(bands() - 1), s_.ends.get() + (bands() - 1) * s_.row);
+    }
 
     /// s.above begins with F of the row above the band; s.below is B of the row below it and becomes B of its first
     /// row.
-    void filter_band(std::int64_t band, bool first_block = true, bool last_block = true) {
+    void filter_band(std::int64_t band, From from = From::x, bool to_memory = true) {
         load_band(band, false);
-        descend(band, s_.row, s_.above.get(), first_block);
-        ascend(band, s_.below.get(), last_block);
+        descend(band, s_.row, s_.above.get(), from);
+        ascend(band, s_.below.get(), to_memory);
     }
 
     // What flows between two bands is kept in a row of y at their border, where that has room for it, else in `slot`.
     void put(const C* flow, std::int64_t border, C* slot) const {
-        if (holds_sums<C>(p_.o))
+        if (keeps_ends_in_y(p_))
             part_.store(flow, border, 1);
         else
             std::copy_n(flow, s_.row, slot);
     }
     void get(C* flow, std::int64_t border, const C* slot) const {
-        if (holds_sums<C>(p_.o))
+        if (keeps_ends_in_y(p_))
             part_.load_y(flow, border, 1);
         else
             std::copy_n(slot, s_.row, flow);
@@ -236,21 +267,34 @@ template <class C> class Lanes {
         return b;
     }
 
-    // Loads a band, unless x is what the block before left, and finds F of its rows: from `above` it, above each block
-    // of rows, `stride` apart.
-    void descend(std::int64_t band, std::int64_t stride, C* above, bool from_memory = true) {
+    // F of the rows of a band: from `above` it, above each block of rows, `stride` apart. The band is loaded unless it
+    // is in its tile.
+    void descend(std::int64_t band, std::int64_t stride, C* above, From from = From::x) {
         cancel_.check(worker_);
-        const bool at_once = s_.y_rows == p_.height || !from_memory;
-        if (at_once && from_memory) part_.load_x(s_.x.get(), 0, p_.height);
+        const auto load = [&](C* x, std::int64_t first, std::int64_t rows) {
+            if (from == From::x) part_.load_x(x, first, rows);
+            if (from == From::y) part_.load_y(x, first, rows);
+        };
+        const bool at_once = s_.y_rows == p_.height;
+        if (at_once) load(s_.x.get(), 0, p_.height);
         for (std::int64_t k = 0; k < blocks(band); ++k) {
             const Rows rows = rows_of_block(band, k);
             C* const x = s_.x.get() + rows.first * s_.row;
-            if (!at_once) part_.load_x(x, band * band_rows_ + rows.first, rows.count);
+            if (!at_once) load(x, first_row(band) + rows.first, rows.count);
             if (p_.o.confidence) trust(x, rows, false);
             LanesBlock<C> b = block(rows);
             b.above = above;
             above += stride;
             kernels<C>().lanes.descend(b, above);
+        }
+    }
+
+    // B of the first row of a band, which is in its tile, from B of the row below.
+    void climb(std::int64_t band, C* below) const {
+        for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
+            LanesBlock<C> b = block(rows_of_block(band, k));
+            b.below = below;
+            kernels<C>().lanes.climb(b, below);
         }
     }
 
@@ -342,7 +386,7 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
 
 template <class C> bool filters_at_once(const PlaneSet<C>& p) {
     return side_by_side(p) && p.o.y.dtype == dtype_of<C>::value && !p.o.confidence &&
-           (band_rows(p) == p.height || is_shareable(p));
+           (band_rows(p) == p.height || is_shareable(p) || Parts<C>(p).count() >= kFewestTasks);
 }
 
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
@@ -367,7 +411,12 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
         const std::int64_t set = task / tasks_per_set, from = task % tasks_per_set * together;
         for (std::int64_t k = from; k < std::min(from + together, parts.per_set()); ++k) {
             Lanes<C> lanes(p, scratch[worker], rows, cancel, worker, set, parts.get(set, k));
-            whole ? lanes.filter_at_once() : lanes.filter_by_bands();
+            if (whole)
+                lanes.filter_at_once();
+            else if (p.o.filter.blocks == 1)
+                lanes.filter_by_bands();
+            else
+                lanes.filter_by_turns();
         }
     });
     if (apart < parts.count()) filter_shared(p, parts, apart, options);
