@@ -435,9 +435,9 @@ void semi_global_filter(const AnyView& x, const Guide& guide, const AnyView& y, 
             w.shape[axes[k]] = std::max<std::int64_t>(w.shape[axes[k]] - 1, 0);
             memory.emplace_back(w.size());
             weights.push_back(dense_like(w, memory.back().get()));
-            edge_weights(guide.view, weights.back(), guide.channel_axis, axes[k], guide.scales[k], guide.steps[k],
-                         guide.metric, guide.confidence, options);
         }
+        edge_weights(guide.view, weights, guide.channel_axis, axes, guide.scales, guide.steps, guide.metric,
+                     guide.confidence, options);
         semi_global_filter(x, weights, y, axes, filter, confidence, support, options);
     });
 }

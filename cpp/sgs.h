@@ -113,6 +113,11 @@ void tree_update(const AnyView& a, const AnyView& w, const AnyView& y, int axis,
 void edge_weights(const AnyView& guide, const AnyView& w, int channel_axis, int axis, double scale, double step,
                   Metric metric, const AnyView* confidence, const Options& options);
 
+/// The same along several axes, each with its own weights, scale and step.
+void edge_weights(const AnyView& guide, std::span<const AnyView> weights, int channel_axis, std::span<const int> axes,
+                  std::span<const double> scales, std::span<const double> steps, Metric metric,
+                  const AnyView* confidence, const Options& options);
+
 struct FilterOptions {
     Normalization normalization = Normalization::cross;
     bool residual = false;
