@@ -108,7 +108,7 @@ MUTANTS = [
     Mutant(
         "a confidence ignored: distances to missing values count",
         "cpp/weights.cpp",
-        "if (confidence != nullptr) {",
+        "if (trust_) {",
         "if (false) {",
         f"{RULES} {FILTER}",
     ),
@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant(
         "all heads weighted as the first",
         "cpp/weights.cpp",
-        "first_channel.strides[channel_axis] = channels * guide.strides[channel_axis];",
-        "first_channel.strides[channel_axis] = 0;",
+        "first_channel_.strides[channel_axis] *= channels_;",
+        "first_channel_.strides[channel_axis] = 0;",
         f"{WEIGHTS} {FILTER}",
     ),
     Mutant(
@@ -220,7 +220,7 @@ MUTANTS = [
     Mutant(
         "the square root forgotten",
         "cpp/weights.cpp",
-        "simple == Metric::euclidean);",
+        "metric_ == Metric::euclidean);",
         "false);",
         WEIGHTS,
     ),
@@ -317,7 +317,7 @@ MUTANTS = [
     ),
     Mutant(
         "a last plane skipped, with channels side by side",
-        "cpp/lanes.cpp",
+        "cpp/lanes_part.h",
         "tail_ = (size_ - head_) % kChannels;",
         "tail_ = 0;",
         FILTER,
@@ -360,8 +360,8 @@ MUTANTS = [
     Mutant(
         "a carry lost: from above into bands of many parts, planes side by side",
         "cpp/lanes.cpp",
-        "get(above, first_row(band), s_.ends.get() + band * s_.row);",
-        "std::fill_n(above, s_.row, C(0));",
+        "get(s_.above.get(), first_row(band), s_.ends.get() + band * s_.row);",
+        "std::fill_n(s_.above.get(), s_.row, C(0));",
         BANDS,
     ),
     Mutant(
@@ -380,9 +380,9 @@ MUTANTS = [
     ),
     Mutant(
         "a last plane takes the weights of another, planes with weights of their own",
-        "cpp/lanes.cpp",
-        "offsets[l] = neighbour(l) * p_.plane_stride(v);",
-        "offsets[l] = l * p_.plane_stride(v);",
+        "cpp/lanes_part.h",
+        "offsets[l] = neighbour(l) * p_->plane_stride(v);",
+        "offsets[l] = l * p_->plane_stride(v);",
         BATCH,
     ),
     Mutant(
@@ -395,11 +395,72 @@ MUTANTS = [
     Mutant(
         "what flows between bands kept in y where that is x, planes side by side",
         "cpp/lanes.cpp",
-        """    void put(const C* flow, std::int64_t border, C* slot) const {
-        if (holds_sums<C>(p_.o))""",
-        """    void put(const C* flow, std::int64_t border, C* slot) const {
-        if (true)""",
+        "return holds_sums<C>(p.o) && p.o.filter.blocks == 1;",
+        "return p.o.y.dtype == dtype_of<C>::value && p.o.filter.blocks == 1;",
         BANDS,
+    ),
+    Mutant(
+        "what flows between bands kept in y, which the next block reads, planes side by side",
+        "cpp/lanes.cpp",
+        "return holds_sums<C>(p.o) && p.o.filter.blocks == 1;",
+        "return holds_sums<C>(p.o);",
+        BANDS,
+    ),
+    Mutant(
+        "a block too few, of planes side by side in one band",
+        "cpp/lanes.cpp",
+        "for (std::int64_t left = p_.o.filter.blocks; left > 0; --left) {",
+        "for (std::int64_t left = p_.o.filter.blocks; left > 0; left -= 1 + (left > 2)) {",
+        f"{BANDS} -k at_once",
+    ),
+    Mutant(
+        "a carry lost: between bands, from the block before, planes side by side",
+        "cpp/lanes.cpp",
+        "std::copy_n(next, s_.row, slot);",
+        "if (up) std::copy_n(next, s_.row, slot);",
+        f"{BANDS} -k at_once",
+    ),
+    Mutant(
+        "a carry lost: downward from band to band, planes side by side",
+        "cpp/lanes.cpp",
+        "if (!up) std::copy_n(s_.above.get()",
+        "if (!up && !last_block) std::copy_n(s_.above.get()",
+        f"{BANDS} -k at_once",
+    ),
+    Mutant(
+        "a carry lost: from below into bands that threads share",
+        "cpp/lanes_shared.cpp",
+        "if (next % band_rows_ == 0 || next >= p_.height)",
+        "if (next >= p_.height)",
+        f"{BANDS} -k at_once",
+    ),
+    Mutant(
+        "columns that threads share one too few",
+        "cpp/lanes_shared.cpp",
+        "std::min(columns_, p_.width - first)",
+        "std::min(columns_, p_.width - first - (first > 0))",
+        f"{BANDS} -k at_once",
+    ),
+    Mutant(
+        "all planes that threads share weighted as the first",
+        "cpp/lanes_shared.cpp",
+        "if (k == first || of_set == 0) shared",
+        "if (k == first) shared",
+        f"{BANDS} -k at_once",
+    ),
+    Mutant(
+        "cuts overlooked: of planes that threads share",
+        "cpp/lanes_shared.cpp",
+        "has_zero(across_.get() + 1, width + 1, width - 1, p_.height);",
+        "false;",
+        f"{BANDS} -k share",
+    ),
+    Mutant(
+        "rounded twice where the step is fused elsewhere, planes side by side",
+        "cpp/kernels/lanes.cpp",
+        "u = arrive<cuts>(x[r], w, u);",
+        "u = x[r] + carry_over<cuts>(w, u);",
+        f"{BANDS} -k at_once",
     ),
     Mutant(
         "cuts overlooked: horizontal ones",
@@ -753,7 +814,7 @@ MUTANTS = [
     ),
     Mutant(
         "the cut rule removed: lines straight from memory",
-        "cpp/kernels/line.cpp",
+        "cpp/kernels/vector.h",
         "if constexpr (cuts) return w != V{} ? sum : x;",
         "if constexpr (cuts) return w == w ? sum : x;",
         f"{WAYS} -k crosses",

@@ -231,6 +231,7 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
         # One band in cache; a part that threads share; more than that: of 16 planes and the rest, few and many parts.
         size=((7, 7), (61, 97), (171, 130), (300, 211), (1000, 97), (330, 560)),
         channels=(12, 16, 40, 80),
+        batch=(1, 2),
         layout=("c", "channels_last", "reversed"),
         dtype=("float32", "float64", "float16"),
         normalization=(None, "line", "cross"),
@@ -243,8 +244,8 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
 def test_planes_side_by_side_in_all_blocks_at_once(case: dict[str, Any], isa: str) -> None:
     """(9): the bits of so many calls, each with another number of threads, which may go another way."""
     rng = seeded(case)
-    x = laid_out(random_values(rng, (case["channels"], *case["size"]), case["dtype"]), case["layout"])
-    guide = random_values(rng, (2, *case["size"]), case["dtype"])
+    x = laid_out(random_values(rng, (case["batch"], case["channels"], *case["size"]), case["dtype"]), case["layout"])
+    guide = random_values(rng, (case["batch"], 2, *case["size"]), case["dtype"])
     if case["cuts"]:
         guide += 1e4 * (rng.random(case["size"]) < 0.01).astype(guide.dtype)
     options = {name: case[name] for name in ("normalization", "residual")}
@@ -256,6 +257,17 @@ def test_planes_side_by_side_in_all_blocks_at_once(case: dict[str, Any], isa: st
     in_place = laid_out(np.array(x), case["layout"])
     sgs.semi_global_filter(in_place, guide, 2.0, out=in_place, **at_once)
     np.testing.assert_array_equal(in_place, y)
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf))
+@pytest.mark.parametrize("here", ((slice(150), slice(None)), (slice(None), slice(100))), ids=("above", "left"))
+def test_nothing_crosses_cuts_of_planes_that_threads_share(here: tuple[slice, slice], bad: float, isa: str) -> None:
+    guide = np.zeros((1, 300, 211), np.float32)
+    guide[0][here] = 1e6
+    x = np.ones((20, 300, 211), np.float32)
+    x[:, 149, 99] = bad
+    y = sgs.semi_global_filter(x, guide, 100.0, blocks=2, num_threads=3)
+    np.testing.assert_array_equal(np.isfinite(y), np.broadcast_to(guide == 0, y.shape))
 
 
 @pytest.mark.parametrize("channels", (1, 8, 9, 11, 12))
