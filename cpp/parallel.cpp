@@ -54,8 +54,6 @@ void CancelFlag::check(int worker) {
 
 void parallel_for(std::int64_t count, const Options& options, const std::function<void(std::int64_t, int)>& task) {
     const int threads = workers(count, options);
-    std::atomic<bool> stop{false};
-    bool cancelled = false;
     if (threads == 1) {
         for (std::int64_t i = 0; i < count; ++i) {
             if (cancel_requested(options)) throw Cancelled{};
@@ -64,6 +62,8 @@ void parallel_for(std::int64_t count, const Options& options, const std::functio
         return;
     }
 #if defined(_OPENMP)
+    std::atomic<bool> stop{false};
+    bool cancelled = false;
     std::exception_ptr error;
 #pragma omp parallel num_threads(threads)
     {
@@ -87,8 +87,8 @@ void parallel_for(std::int64_t count, const Options& options, const std::functio
         }
     }
     if (error) std::rethrow_exception(error);
-#endif
     if (cancelled) throw Cancelled{};
+#endif
 }
 
 } // namespace sgs

@@ -557,7 +557,7 @@ template <class C> void multiply_down(const C* w, bool moderate, double* through
             const double weight = static_cast<double>(w[r * kRows + j]);
             const double next = product[j] * weight, size = __builtin_fabs(next);
             const double kept = size < least ? least : size > most ? most : size;
-            product[j] = (product[j] != 0) & (weight != 0) ? __builtin_copysign(kept, next) : 0;
+            product[j] = ((product[j] != 0) & (weight != 0)) ? __builtin_copysign(kept, next) : 0;
         }
     for (int j = 0; j < kRows; ++j) through[j] = product[j];
 }

@@ -166,7 +166,7 @@ template <class C> void products(const PlaneBlock<C>& p, bool start, double* __r
             const double product = through[j] * static_cast<double>(w);
             const double size = __builtin_fabs(product);
             const double kept = size < least ? least : size > most ? most : size;
-            through[j] = (through[j] != 0) & (w != C(0)) ? __builtin_copysign(kept, product) : 0;
+            through[j] = ((through[j] != 0) & (w != C(0))) ? __builtin_copysign(kept, product) : 0;
         }
 }
 

@@ -54,7 +54,7 @@ void accumulate_distance(C* d, const C* a, const C* b, std::int64_t count, std::
 
 template <class C>
 void ignore_untrusted(C* __restrict d, const C* __restrict a, const C* __restrict b, std::int64_t count) {
-    for (std::int64_t k = 0; k < count; ++k) d[k] = (a[k] != C(0)) & (b[k] != C(0)) ? d[k] : C(0);
+    for (std::int64_t k = 0; k < count; ++k) d[k] = ((a[k] != C(0)) & (b[k] != C(0))) ? d[k] : C(0);
 }
 
 // (2) d becomes w; the square root is taken first for the Euclidean distance.
