@@ -225,6 +225,20 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
         np.testing.assert_array_equal(in_place, y)
 
 
+# Many parts that outgrow every cache: block after block, the other way each time.
+DOWN_AND_UP = {
+    "size": (300, 450),
+    "channels": 50,
+    "batch": 1,
+    "layout": "c",
+    "dtype": "float32",
+    "normalization": "cross",
+    "residual": False,
+    "cuts": False,
+    "threads": 2,
+}
+
+
 @pytest.mark.parametrize(
     "case",
     pairwise(
@@ -239,7 +253,8 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
         cuts=(False, True),
         blocks=(2, 3),
         threads=(1, 2, 3),
-    ),
+    )
+    + [{**DOWN_AND_UP, "blocks": blocks} for blocks in (2, 3, 4)],
 )
 def test_planes_side_by_side_in_all_blocks_at_once(case: dict[str, Any], isa: str) -> None:
     """(9): the bits of so many calls, each with another number of threads, which may go another way."""
