@@ -90,9 +90,8 @@ template <class C> class Lanes {
     /// while a band is in cache.
     void filter_by_turns() {
         find_above();
-        const std::int64_t blocks = p_.o.filter.blocks;
-        for (std::int64_t block = 0; block < blocks; ++block) {
-            const bool up = block % 2 == 0, last_block = block + 1 == blocks;
+        for (std::int64_t block = 0; block < p_.o.filter.blocks; ++block) {
+            const bool up = block % 2 == 0, last_block = block + 1 == p_.o.filter.blocks;
             C* const known = up ? s_.above.get() : s_.below.get();
             C* const found = up ? s_.below.get() : s_.above.get();
             C* const next = s_.next.get();
@@ -104,9 +103,12 @@ template <class C> class Lanes {
                 std::copy_n(slot, s_.row, known);
                 std::copy_n(next, s_.row, slot);
                 filter_band(band, block == 0 ? From::x : From::y, last_block);
-                if (!up) std::copy_n(s_.above.get() + this->blocks(band) * s_.row, s_.row, s_.above.get());
+                if (!up) std::copy_n(s_.above.get() + blocks(band) * s_.row, s_.row, s_.above.get());
                 if (last_block) continue;
-                up ? climb(band, next) : descend(band, 0, next, From::tile);
+                if (up)
+                    climb(band, next);
+                else
+                    descend(band, 0, next, From::tile);
                 part_.store(s_.x.get(), first, rows);
             }
         }
@@ -359,7 +361,7 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
     const PerWorker<LanesScratch<C>> scratch(together * bands, options, p, rows, 0);
     const std::int64_t row = scratch[0].row, weights_row = scratch[0].weights_row;
     CancelFlag cancel(options);
-    const std::int64_t flows = holds_sums<C>(p.o) ? 0 : 2 * bands * row, through = 2 * bands * weights_row;
+    const std::int64_t flows = keeps_ends_in_y(p) ? 0 : 2 * bands * row, through = 2 * bands * weights_row;
     const Buffer<C> all_flows(together * flows);
     const Buffer<double> all_through(together * through);
     for (std::int64_t start = 0; start < parts.count(); start += together) {
@@ -384,27 +386,16 @@ void filter_bands(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t rows
 
 } // namespace
 
-template <class C> bool filters_at_once(const PlaneSet<C>& p) {
-    return side_by_side(p) && p.o.y.dtype == dtype_of<C>::value && !p.o.confidence &&
-           (band_rows(p) == p.height || is_shareable(p) || Parts<C>(p).count() >= kFewestTasks);
-}
+namespace {
 
-template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
-    const Parts<C> parts(p);
-    const std::int64_t rows = band_rows(p);
+// The first `count` parts, by one thread each.
+template <class C> void filter_apart(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t count, std::int64_t rows,
+                                     const Options& options) {
     const bool whole = p.height == rows;
-    std::int64_t apart = parts.count();
-    if (!whole && is_shareable(p)) {
-        const std::int64_t threads = workers(options.num_threads, options);
-        apart = p.o.filter.blocks > 1 ? 0 : apart / threads * threads; // nobody waits for the last round's few
-    } else if (!whole && apart < kFewestTasks) {
-        filter_bands(p, parts, rows, options);
-        return;
-    }
     const std::int64_t together =
         std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.per_set());
     const std::int64_t tasks_per_set = (parts.per_set() + together - 1) / together;
-    const std::int64_t tasks = whole ? apart / parts.per_set() * tasks_per_set : apart;
+    const std::int64_t tasks = whole ? count / parts.per_set() * tasks_per_set : count;
     const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows, (p.height + rows - 1) / rows);
     CancelFlag cancel(options);
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
@@ -419,6 +410,25 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
                 lanes.filter_by_turns();
         }
     });
+}
+
+} // namespace
+
+template <class C> bool filters_at_once(const PlaneSet<C>& p) {
+    return side_by_side(p) && p.o.y.dtype == dtype_of<C>::value && !p.o.confidence &&
+           (band_rows(p) == p.height || is_shareable(p) || Parts<C>(p).count() >= kFewestTasks);
+}
+
+template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
+    const Parts<C> parts(p);
+    const std::int64_t rows = band_rows(p);
+    const bool whole = p.height == rows, shareable = !whole && is_shareable(p);
+    if (!whole && !shareable && parts.count() < kFewestTasks) {
+        filter_bands(p, parts, rows, options);
+        return;
+    }
+    const std::int64_t apart = shareable ? first_shared(p, parts.count(), options) : parts.count();
+    if (apart > 0) filter_apart(p, parts, apart, rows, options);
     if (apart < parts.count()) filter_shared(p, parts, apart, options);
 }
 

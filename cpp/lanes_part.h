@@ -114,6 +114,9 @@ template <class C> class PartRows {
 /// on a part of its own would.
 template <class C> bool is_shareable(const PlaneSet<C>& p);
 
+/// From which of so many parts on that is best, with the number of threads there is.
+template <class C> std::int64_t first_shared(const PlaneSet<C>& p, std::int64_t parts, const Options& options);
+
 /// Parts from `first` on that way, all blocks (9) of each.
 template <class C>
 void filter_shared(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t first, const Options& options);

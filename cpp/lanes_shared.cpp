@@ -15,11 +15,15 @@ template <class C> std::int64_t bytes_of(std::int64_t positions) {
     return positions * kChannels * static_cast<std::int64_t>(sizeof(C));
 }
 
+// Rows of a band.
+template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
+    return std::max<std::int64_t>(kBand / bytes_of<C>(p.width) / kGroupRows, 1) * kGroupRows;
+}
+
 template <class C> class SharedPart {
   public:
     SharedPart(const PlaneSet<C>& p, const Options& options)
-        : p_(p), options_(options), row_(p.width * kChannels),
-          band_rows_(std::max<std::int64_t>(kBand / bytes_of<C>(p.width) / kGroupRows, 1) * kGroupRows),
+        : p_(p), options_(options), row_(p.width * kChannels), band_rows_(band_rows(p)),
           bands_((p.height + band_rows_ - 1) / band_rows_),
           columns_(std::clamp<std::int64_t>(kColumns / bytes_of<C>(p.height), 1, p.width)),
           chunks_((p.width + columns_ - 1) / columns_), x_(p.height * row_), down_((p.height + 1) * p.width),
@@ -137,7 +141,7 @@ template <class C> class SharedPart {
             b.reciprocal = p_.o.reciprocals.empty() ? nullptr : reciprocal_.get() + row * width;
             b.reciprocal_across = p_.line ? reciprocal_across_.get() + row * width : nullptr;
             b.above = above;
-            above = row == first + kGroupRows ? above_.get() + band * row_ : above - row_;
+            if (row > first) above = row > first + kGroupRows ? above - row_ : above_.get() + band * row_;
             b.below = below_.get() + band * row_;
             b.terms = scratch.terms.get();
             b.y = to != nullptr ? b.terms : x_.get() + row * row_;
@@ -165,6 +169,13 @@ template <class C> bool is_shareable(const PlaneSet<C>& p) {
     return !p.own_weights && !p.o.confidence && bytes_of<C>(p.height * p.width) <= kSharedTile;
 }
 
+template <class C> std::int64_t first_shared(const PlaneSet<C>& p, std::int64_t parts, const Options& options) {
+    const std::int64_t bands = (p.height + band_rows(p) - 1) / band_rows(p);
+    const std::int64_t threads = workers(options.num_threads, options), left = parts % threads;
+    if (p.o.filter.blocks > 1 && bands >= threads) return 0;       // a part stays in the cache from block to block
+    return left < std::min(bands, threads) ? parts - left : parts; // more threads for what is left, if that helps
+}
+
 template <class C>
 void filter_shared(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t first, const Options& options) {
     SharedPart<C> shared(p, options);
@@ -178,6 +189,8 @@ void filter_shared(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t fir
 
 template bool is_shareable<float>(const PlaneSet<float>&);
 template bool is_shareable<double>(const PlaneSet<double>&);
+template std::int64_t first_shared<float>(const PlaneSet<float>&, std::int64_t, const Options&);
+template std::int64_t first_shared<double>(const PlaneSet<double>&, std::int64_t, const Options&);
 template void filter_shared<float>(const PlaneSet<float>&, const Parts<float>&, std::int64_t, const Options&);
 template void filter_shared<double>(const PlaneSet<double>&, const Parts<double>&, std::int64_t, const Options&);
 

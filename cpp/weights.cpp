@@ -29,7 +29,7 @@ template <class C> class EdgeRows {
         first_channel_.strides[channel_axis] *= channels_;
         if (confidence != nullptr) trust_ = broadcast(*confidence, guide);
     }
-    std::int64_t count() const { return w_.size() == 0 ? 0 : segments_.count(); }
+    std::int64_t count() const { return segments_.count(); }
     /// Differences of a row.
     std::int64_t work() const { return channels_ * segments_.length(0); }
 
@@ -79,7 +79,8 @@ void edge_weights(const AnyView& guide, std::span<const AnyView> weights, int ch
             most = std::max(most, all.back().count());
         }
         if (all.empty()) return;
-        const std::int64_t fewest = std::max(kTask / all[0].work(), most / (kTurns * options.num_threads));
+        const std::int64_t turns = most / (kTurns * workers(most, options));
+        const std::int64_t fewest = std::max(kTask / std::max<std::int64_t>(all[0].work(), 1), turns);
         const std::int64_t together = std::clamp<std::int64_t>(fewest, 1, kTaskRows);
         const std::int64_t tasks = (most + together - 1) / together;
         const PerWorker<Rows<C>> scratch(tasks, options);

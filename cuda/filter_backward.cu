@@ -29,7 +29,7 @@ template <class C> class Backward {
 
         if (block_.axes.size() == 2) {
             const int a = block_.axes[0], b = block_.axes[1];
-            if (line && !block_.trusts() && takes_planes_backward<C>(block_.x, a, b, kept_sums(weights_bar))) {
+            if (line && takes_planes_backward<C>(block_.x, a, b, kept_sums(weights_bar))) {
                 line_by_planes(x_bar, weights_bar);
                 return;
             }

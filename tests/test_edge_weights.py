@@ -142,3 +142,15 @@ def test_rows_of_any_number_of_vectors(isa: str, dtype: Any) -> None:
         distance = np.sqrt((np.diff(guide.astype(np.float64), axis=-1) ** 2).sum(axis=0))
         w = sgs.edge_weights(guide, -1, 0.7)
         np.testing.assert_allclose(w[0], np.exp(-distance / 0.7), rtol=1e-5 if dtype == np.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("axis", (-1, -2))
+def test_a_guide_without_channels_has_no_distances(axis: int) -> None:
+    guide = np.zeros((0, 5, 6), np.float32)
+    w = sgs.edge_weights(guide, axis, 2.0, step=0.5)
+    np.testing.assert_allclose(w, sgs.reference.edge_weights(guide, axis, 2.0, step=0.5), rtol=1e-6)
+    x = np.ones((3, 5, 6), np.float32)
+    for blocks in (1, 2):
+        y = sgs.semi_global_filter(x, guide, 2.0, blocks=blocks, normalization=None)
+        expected = sgs.reference.semi_global_filter(x, guide, 2.0, blocks=blocks, normalization=None)
+        np.testing.assert_allclose(y, expected, rtol=1e-5)

@@ -1128,7 +1128,8 @@ def blocks_directly(x: Tensor, weights: Sequence[Tensor], blocks: int, *constant
     """All blocks (9) in one call, where `is_direct`; without confidence."""
     f = _Filter(x, None, list(weights), *constants)
     y = _result_like(x)
-    _core.semi_global_filter(*_filter_arguments(f, y), f.num_threads or torch.get_num_threads(), blocks)
+    arguments = *_filter_arguments(f, y), f.num_threads or torch.get_num_threads(), blocks
+    _core.semi_global_filter(*arguments)
     return y
 
 

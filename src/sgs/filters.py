@@ -617,14 +617,13 @@ def semi_global_filter(
             None if support is None else support[:, np.newaxis],
             edges.threads,
         )
-        made = 1, edges.scales, edges.steps, edges.metric
         if weights is not None:
             _core.semi_global_filter(x_block, weights, *options, at_once)
         elif explicit is not None:
             by_heads = _as_values(explicit.view(), 0, edges.heads)
-            _core.guided_filter(x_block, by_heads, *made, None, *options)
+            _core.guided_filter(x_block, by_heads, 1, edges.scales, edges.steps, edges.metric, None, *options)
         else:
-            _core.guided_filter(x_block, x_block, *made, trust_block, *options)
+            _core.guided_filter(x_block, x_block, 1, edges.scales, edges.steps, edges.metric, trust_block, *options)
         source, c = result, support
     return _returned(result, out)
 
