@@ -1,13 +1,14 @@
 // The semi-global filter over two axes with kChannels planes side by side: many that share their weights, which are
 // then one number for each position, or neighbours in memory with weights of their own. Nothing is padded, and neither
 // axis asks for shuffles. A band of rows stays in cache from the way down, which leaves F every few rows, to the way
-// up, which does everything else.
+// up, which does everything else. A part that is one band stays for all blocks (9).
 #include "lanes_part.h"
 #include "parallel.h"
 
 namespace sgs {
 namespace {
 
+constexpr std::int64_t kWhole = 5 << 18;     // bytes of kChannels planes: larger ones are cut into bands
 constexpr std::int64_t kBand = 1 << 19;      // bytes of a band
 constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors

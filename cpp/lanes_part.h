@@ -5,8 +5,6 @@
 
 namespace sgs {
 
-constexpr std::int64_t kWhole = 5 << 18; // bytes of kChannels planes: larger ones are cut into bands
-
 // Planes in a row: `near` of them from the first, then `far` of the row's last.
 struct Part {
     std::int64_t first; // plane

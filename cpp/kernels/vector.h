@@ -63,7 +63,8 @@ template <class C> void stream_copy(const C* __restrict from, C* __restrict to, 
 }
 
 /// w f + x, rounded once where the instruction set can: left to the compiler, that would differ from place to place.
-__attribute__((always_inline)) inline Vec<float> fused(Vec<float> w, Vec<float> f, Vec<float> x) {
+/// (nothrow, which intrinsics do not say of themselves, or unoptimised code asks for tables of exceptions.)
+__attribute__((always_inline, nothrow)) inline Vec<float> fused(Vec<float> w, Vec<float> f, Vec<float> x) {
 #if defined(__AVX512F__)
     return __builtin_bit_cast(Vec<float>, _mm512_fmadd_ps(__builtin_bit_cast(__m512, w), __builtin_bit_cast(__m512, f),
                                                           __builtin_bit_cast(__m512, x)));
@@ -77,7 +78,7 @@ __attribute__((always_inline)) inline Vec<float> fused(Vec<float> w, Vec<float> 
     return w * f + x;
 #endif
 }
-__attribute__((always_inline)) inline Vec<double> fused(Vec<double> w, Vec<double> f, Vec<double> x) {
+__attribute__((always_inline, nothrow)) inline Vec<double> fused(Vec<double> w, Vec<double> f, Vec<double> x) {
 #if defined(__AVX512F__)
     return __builtin_bit_cast(Vec<double>,
                               _mm512_fmadd_pd(__builtin_bit_cast(__m512d, w), __builtin_bit_cast(__m512d, f),
