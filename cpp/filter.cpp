@@ -388,14 +388,13 @@ void semi_global_filter(const AnyView& x, std::span<const AnyView> weights, cons
     AnyView s = support != nullptr ? broadcast(*support, x) : AnyView{};
     with_compute_type(x.dtype, [&](auto zero) {
         using C = decltype(zero);
-        const bool by_itself = axes.size() == 1 && support == nullptr;
+        const bool at_once = filter.blocks > 1 && filters_at_once<C>(o);
+        if (!at_once) o.filter.blocks = 1;
         std::vector<Buffer<C>> buffers;
-        for (std::int64_t left = filter.blocks; left > 0; --left, o.x = y) {
-            if (by_itself && run_one_axis<C>(o, options)) continue;
-            if (left == filter.blocks) buffers = make_reciprocals<C>(o, support != nullptr ? &s : nullptr, options);
-            if (!filters_at_once<C>(o)) o.filter.blocks = 1;
+        for (std::int64_t left = at_once ? 1 : filter.blocks; left > 0; --left, o.x = y) {
+            if (axes.size() == 1 && support == nullptr && run_one_axis<C>(o, options)) continue;
+            if (buffers.empty()) buffers = make_reciprocals<C>(o, support != nullptr ? &s : nullptr, options);
             run<C>(o, options);
-            if (o.filter.blocks > 1) return;
         }
     });
 }

@@ -18,7 +18,7 @@ constexpr std::int64_t kWidestOfFew = 1000;  // columns where parts are few
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
 
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
-    const std::int64_t row = p.width * kChannels * static_cast<std::int64_t>(sizeof(C));
+    const std::int64_t row = bytes_of<C>(p.width);
     if (p.height * row <= kWhole) return p.height;
     return std::max(kFewestRows, kBand / row / kGroupRows * kGroupRows);
 }

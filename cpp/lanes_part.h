@@ -5,6 +5,11 @@
 
 namespace sgs {
 
+/// Of tiles.
+template <class C> std::int64_t bytes_of(std::int64_t positions) {
+    return positions * kChannels * static_cast<std::int64_t>(sizeof(C));
+}
+
 // Planes in a row: `near` of them from the first, then `far` of the row's last.
 struct Part {
     std::int64_t first; // plane

@@ -11,10 +11,6 @@ constexpr std::int64_t kSharedTile = 1 << 23; // bytes of a part, that fit into 
 constexpr std::int64_t kBand = 1 << 19;       // bytes of a band of rows,
 constexpr std::int64_t kColumns = 1 << 19;    // and of the columns that a thread takes: either fits into its own cache
 
-template <class C> std::int64_t bytes_of(std::int64_t positions) {
-    return positions * kChannels * static_cast<std::int64_t>(sizeof(C));
-}
-
 // Rows of a band.
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     return std::max<std::int64_t>(kBand / bytes_of<C>(p.width) / kGroupRows, 1) * kGroupRows;

@@ -13,9 +13,6 @@ namespace {
 
 constexpr int kG = kGradientLanes, kR = kGradientRows;
 
-// All lanes w. (Less zero, which changes no number: zero plus -0 would be 0, and so be computed.)
-template <class C> __attribute__((always_inline)) inline Vec<C> all(C w) { return w - Vec<C>{}; }
-
 /// Element k of the result is the sum of rows[k]: a transposition that adds wherever it would pair.
 template <class C> __attribute__((always_inline)) inline Vec<C> sum_lanes(Vec<C>* rows) {
     constexpr int n = kWidth<C>, e = 16 / static_cast<int>(sizeof(C)), lanes = n / e;
@@ -103,7 +100,7 @@ void load_planes(C* __restrict rows, std::int64_t pitch, const GradientPlanes& f
     const S* const source = static_cast<const S*>(from.data);
     const auto times = [&](auto v, std::int64_t at) __attribute__((always_inline)) {
         if constexpr (!scaled) return v;
-        return carry_over<masked>(all<C>(factors[at]), v);
+        return carry_over<masked>(splat(factors[at]), v);
     };
     const GradientPlanes p = from;
     each_position<C>(
@@ -178,8 +175,7 @@ template <class C, bool cuts> void climb(const GradientClimb<C>& p, const C* __r
         for (std::int64_t at = j * kG; at < (j + 1) * kG; at += n) {
             Vec<C> b = load_vector(p.below + at);
             for (std::int64_t r = p.rows - 1; r >= 0; --r)
-                b = load_vector(rows + r * pitch * kG + at) +
-                    carry_over<cuts>(all<C>(p.down[(r + 1) * p.width + j]), b);
+                b = load_vector(rows + r * pitch * kG + at) + carry_over<cuts>(splat(p.down[(r + 1) * p.width + j]), b);
             store_vector(p.first + at, b);
         }
 }
@@ -244,7 +240,7 @@ void differentiate_row(const GradientBlock<C>& block, std::int64_t row, int s) {
     C* __restrict terms_z = p.terms_z + row * p.pitch * kG + s;
     Vec<C> fx{}, fz{};
     for (std::int64_t j = 0; j < p.width; ++j) {
-        const Vec<C> entering = all<C>(w[j]);
+        const Vec<C> entering = splat(w[j]);
         if constexpr (sums) {
             fx = load_vector(x + j * kG) + carry_over<cuts>(entering, fx);
             store_vector(terms_x + j * kG, fx);
@@ -257,7 +253,7 @@ void differentiate_row(const GradientBlock<C>& block, std::int64_t row, int s) {
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
         // The sums leave time for what the memory is to bring.
         if (s == 0) __builtin_prefetch(p.written.rows + row * p.written.stride + p.written.places[j], 1, 2);
-        const Vec<C> leaving = all<C>(w[j + 1]);
+        const Vec<C> leaving = splat(w[j + 1]);
         const Vec<C> z_here = load_vector(terms_z + j * kG), z_right = bz;
         store_vector(terms_z + j * kG, z_here + carry_over<cuts>(leaving, bz));
         bz = load_vector(z + j * kG) + carry_over<cuts>(leaving, bz);
@@ -300,7 +296,7 @@ template <class C, bool cuts, bool sums> void differentiate_columns(const Gradie
             if constexpr (sums) below_x[kR - 1] = load_vector(p.below_x + at);
 #pragma GCC unroll 16
             for (int r = kR - 1; r > 0; --r) {
-                const Vec<C> w = all<C>(p.down[(r + 1) * p.width + j]);
+                const Vec<C> w = splat(p.down[(r + 1) * p.width + j]);
                 below_z[r - 1] = load_vector(z + r * pitch) + carry_over<cuts>(w, below_z[r]);
                 if constexpr (sums) below_x[r - 1] = load_vector(x + r * pitch) + carry_over<cuts>(w, below_x[r]);
             }
@@ -309,8 +305,8 @@ template <class C, bool cuts, bool sums> void differentiate_columns(const Gradie
             if constexpr (sums) fx = load_vector(p.above_x + at);
 #pragma GCC unroll 16
             for (int r = 0; r < kR; ++r) {
-                const Vec<C> entering = all<C>(p.down[r * p.width + j]);
-                const Vec<C> leaving = all<C>(p.down[(r + 1) * p.width + j]);
+                const Vec<C> entering = splat(p.down[r * p.width + j]);
+                const Vec<C> leaving = splat(p.down[(r + 1) * p.width + j]);
                 const Vec<C> zr = load_vector(z + r * pitch);
                 const Vec<C> wfz = carry_over<cuts>(entering, fz), wbz = carry_over<cuts>(leaving, below_z[r]);
                 fz = zr + carry_over<cuts>(entering, fz);
