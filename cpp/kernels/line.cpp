@@ -41,14 +41,22 @@ template <class V> __attribute__((always_inline)) inline V in_register(V v) {
 
 // ---- lines along memory
 
+// Lines of so many steps leave the time from one way back to the next way there for what is fetched.
+constexpr int kFetchLate = 48;
+
 // Fewer steps than this beside the squares are copied one by one.
 constexpr int kFew = 4;
 
-// A square of kWidth steps of kWidth lines, transposed in registers: v[k] is step k. What lies `ahead` is fetched.
-template <class C, class S> __attribute__((always_inline)) inline void
-load_square(Vec<C>* v, const S* x, const std::int64_t* offsets, std::int64_t ahead = 0) {
+// Asks for a square that is needed soon.
+template <class C, class S>
+__attribute__((always_inline)) inline void fetch_square(const S* x, const std::int64_t* offsets) {
 #pragma GCC unroll 16
-    for (int k = 0; ahead != 0 && k < kWidth<C>; ++k) __builtin_prefetch(x + offsets[k] + ahead, 0, 2);
+    for (int k = 0; k < kWidth<C>; ++k) __builtin_prefetch(x + offsets[k], 0, 2);
+}
+
+// A square of kWidth steps of kWidth lines, transposed in registers: v[k] is step k.
+template <class C, class S>
+__attribute__((always_inline)) inline void load_square(Vec<C>* v, const S* x, const std::int64_t* offsets) {
 #pragma GCC unroll 16
     for (int k = 0; k < kWidth<C>; ++k) v[k] = in_register(load_as<C>(x + offsets[k]));
     transpose<C>(v);
@@ -113,7 +121,7 @@ go_forward(const RowLines<C>& p, int group, const Square& square, const Beside& 
     const std::int64_t few = p.steps % n;
     for (std::int64_t j = 0; j + n <= p.steps; j += n) {
         Vec<C> v[n];
-        load_square<C>(v, x + j, offsets, p.ahead);
+        load_square<C>(v, x + j, offsets);
         square(j, v);
     }
     C* tile = p.values + group;
@@ -133,6 +141,7 @@ template <class C, class S, bool cuts, bool normalized> void carry_rows(const Ro
         go_forward<C, S>(
             p, g,
             [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
+                fetch_square<C>(static_cast<const S*>(p.x) + p.ahead + j, p.offsets + g);
 #pragma GCC unroll 16
                 for (int k = 0; k < kWidth<C>; ++k) pass(j + k, v[k]);
             },
@@ -148,6 +157,10 @@ template <class C, class S, bool cuts, bool normalized> void filter_rows(const R
     const RowLines<C> p = block; // so that no store may change it
     const std::int64_t squares = p.steps / n * n;
     const Vec<C> one = splat(C(1));
+    // On the way back x comes from the first cache, so that requests which wait for memory hold no loads up. That of
+    // short lines would be too late.
+    const bool fetch_late = p.steps >= kFetchLate;
+    const S* const soon = static_cast<const S*>(p.x) + p.ahead;
     for (int g = 0; g < kRows; g += n) {
         const auto link = [&](std::int64_t i)
                               __attribute__((always_inline)) { return load_vector(p.links + i * kLinkPitch + g); };
@@ -164,6 +177,7 @@ template <class C, class S, bool cuts, bool normalized> void filter_rows(const R
         go_forward<C, S>(
             p, g,
             [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
+                if (!fetch_late) fetch_square<C>(soon + j, p.offsets + g);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) {
                     if (k % apart == 0) keep(kept_at<C>(j + k));
@@ -199,6 +213,7 @@ template <class C, class S, bool cuts, bool normalized> void filter_rows(const R
         }
         store_few(p.values + g, rows, p.steps, squares, p.steps - squares);
         for (std::int64_t j = squares - n; j >= 0; j -= n) {
+            if (fetch_late) fetch_square<C>(soon + j, p.offsets + g);
             Vec<C> v[n];
 #pragma GCC unroll 16
             for (int h = n - apart; h >= 0; h -= apart) {
@@ -253,7 +268,8 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
             store_few(tile, rows, p.steps, p.steps - few, few);
             for (std::int64_t j = p.steps - few - n; j >= 0; j -= n) {
                 Vec<C> v[n];
-                load_square<C>(v, x + j, offsets, p.ahead);
+                fetch_square<C>(x + p.ahead + j, offsets);
+                load_square<C>(v, x + j, offsets);
 #pragma GCC unroll 16
                 for (int k = n - 1; k >= 0; --k) v[k] = next(j + k, v[k]);
                 store_square<C>(v, rows + j, p.steps);
@@ -264,7 +280,8 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
             store_few(tile, rows, p.steps, 0, few);
             for (std::int64_t j = few; j < p.steps; j += n) {
                 Vec<C> v[n];
-                load_square<C>(v, x + j, offsets, p.ahead);
+                fetch_square<C>(x + p.ahead + j, offsets);
+                load_square<C>(v, x + j, offsets);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) v[k] = next(j + k, v[k]);
                 store_square<C>(v, rows + j, p.steps);
