@@ -33,6 +33,12 @@ bool cancel_requested(const Options& options) {
     return options.cancelled(options.context);
 }
 
+// Tasks of one thread. Shares are written by their own threads for the most part: each has lines of memory of its own.
+struct alignas(128) Share {
+    std::atomic<std::int64_t> next;
+    std::int64_t end;
+};
+
 } // namespace
 
 bool forked() { return in_forked_child; }
@@ -62,27 +68,36 @@ void parallel_for(std::int64_t count, const Options& options, const std::functio
         return;
     }
 #if defined(_OPENMP)
+    // Each thread has its share of neighbouring tasks, in whose memory it stays, and helps with the others' in the end.
+    std::vector<Share> shares(static_cast<std::size_t>(threads));
+    for (int k = 0; k < threads; ++k) {
+        shares[static_cast<std::size_t>(k)].next = count * k / threads;
+        shares[static_cast<std::size_t>(k)].end = count * (k + 1) / threads;
+    }
     std::atomic<bool> stop{false};
     bool cancelled = false;
     std::exception_ptr error;
 #pragma omp parallel num_threads(threads)
     {
         const int worker = omp_get_thread_num();
-#pragma omp for schedule(dynamic)
-        for (std::int64_t i = 0; i < count; ++i) {
-            if (stop.load(std::memory_order_relaxed)) continue;
-            // Worker 0 is the calling thread, the only one that may run the caller's signal handlers.
-            if (worker == 0 && cancel_requested(options)) {
-                cancelled = true;
-                stop = true;
-                continue;
-            }
-            try {
-                task(i, worker);
-            } catch (...) {
+        for (int k = 0; k < threads; ++k) {
+            Share& share = shares[static_cast<std::size_t>((worker + k) % threads)];
+            while (!stop.load(std::memory_order_relaxed)) {
+                const std::int64_t i = share.next.fetch_add(1, std::memory_order_relaxed);
+                if (i >= share.end) break;
+                // Worker 0 is the calling thread, the only one that may run the caller's signal handlers.
+                if (worker == 0 && cancel_requested(options)) {
+                    cancelled = true;
+                    stop = true;
+                    break;
+                }
+                try {
+                    task(i, worker);
+                } catch (...) {
 #pragma omp critical(sgs_parallel_error)
-                if (!error) error = std::current_exception();
-                stop = true;
+                    if (!error) error = std::current_exception();
+                    stop = true;
+                }
             }
         }
     }
