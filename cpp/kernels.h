@@ -182,6 +182,14 @@ constexpr int kChannels = 16;                // planes side by side: a row of a 
 constexpr int kGroupRows = 4;                // rows of positions that are filtered together
 constexpr std::int64_t kPositionsAhead = 24; // that are fetched where planes lie together
 
+/// Rows of kChannels planes in memory that are to be brought into the caches in passing, a line of memory with each
+/// position: where a plane's positions follow one another, that of one plane and kChannels positions.
+struct RowsAhead {
+    const char* rows;               // the first of them, or null
+    std::int64_t stride, step;      // bytes from row to row, and from position to position
+    std::int64_t places[kChannels]; // bytes from the start of a row, for each of kChannels positions
+};
+
 /// A few rows of positions of kChannels planes: tiles [rows][width][kChannels], and what planes that share their
 /// weights have one number of for each position.
 template <class C> struct LanesBlock {
@@ -202,6 +210,7 @@ template <class C> struct LanesBlock {
     C fill;
     bool supported_only;
     bool cuts;
+    RowsAhead written; // where y goes
 };
 
 template <class C> struct LanesKernels {
@@ -209,9 +218,8 @@ template <class C> struct LanesKernels {
     /// those of the first plane again.
     void (*load[4])(C* tile, const void* source, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
                     int lanes);
-    /// `next` elements from each position lies one that is stored soon.
     void (*store[4])(const C* tile, void* target, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
-                     int lanes, std::int64_t next);
+                     int lanes);
     /// (8) x becomes c x, c one number for each position unless it is `own`, or with only_mask 0 where c is 0.
     void (*trust)(C* x, const C* c, std::int64_t count, bool own, bool only_mask);
     /// (4) downward: F of the last row of a block from F of the row above. May be in place.
@@ -311,14 +319,6 @@ struct GradientPlanes {
     int lanes;
 };
 
-/// Rows of planes in memory, `stride` bytes apart, that are to be brought into the caches in passing, a place for each
-/// position.
-struct GradientAhead {
-    const char* rows;
-    std::int64_t stride;
-    const std::int64_t* places; // bytes from the start of a row
-};
-
 /// A block of rows of planes that lie side by side: every position is kGradientLanes values, and has one number for
 /// each kind of weight.
 template <class C> struct GradientBlock {
@@ -334,7 +334,7 @@ template <class C> struct GradientBlock {
     C* support_sums;                 // [rows][width] += sum of z times the line filters of x; or null
     C* columns;                      // scratch, [width, in whole vectors]
     bool cuts;                       // some weight is 0
-    GradientAhead written;           // where the derivative goes
+    RowsAhead written;               // where the derivative goes
 };
 
 /// B of the first row of a block, of one of x and z: all that the blocks above need of it.

@@ -318,6 +318,7 @@ template <class C> class Lanes {
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
             b.supported_only = p_.o.confidence.has_value();
+            if (!at_once && (to_memory || bands() > 1)) b.written = part_.written(first);
             if (p_.o.filter.residual) {
                 b.residual = b.x;
                 if (p_.o.confidence) { // x times confidence is not what the residual adds

@@ -3,6 +3,7 @@
 #include "lanes_backward.h"
 
 #include "parallel.h"
+#include "rows_ahead.h"
 
 namespace sgs {
 namespace {
@@ -49,14 +50,13 @@ template <class C> struct Scratch {
           above_x(p.width * kG), above_z(p.width * kG), below_x(blocks(p) * p.width * kG),
           below_z(blocks(p) * p.width * kG), carry_x((p.width + kG) * kG), carry_z((p.width + kG) * kG),
           down((kR + 1) * p.width), across(kR * (p.width + 1) + 1), reciprocal(kR * p.width), trust(kR * p.width),
-          columns((p.width + kG) * kG), places(p.width) {}
+          columns((p.width + kG) * kG) {}
     static std::int64_t blocks(const Planes& p) { return (p.height + kR - 1) / kR; }
     std::int64_t pitch; // not a multiple of 2 KiB, for which rows would compete for the same sets of the cache
     Buffer<C> x, z, terms_x, terms_z, y_bar, above_x, above_z;
     Buffer<C> below_x, below_z; // B of the row below each block
     Buffer<C> carry_x, carry_z;
     Buffer<C> down, across, reciprocal, trust, columns;
-    Buffer<std::int64_t> places; // of x_bar, to be fetched ahead
 };
 
 // One group of planes, `first` the first of them, of a unit.
@@ -66,7 +66,6 @@ template <class C> class Group {
         : g_(g), p_(p), unit_(unit), chunk_(chunk), s_(s),
           lanes_(static_cast<int>(std::min<std::int64_t>(kG, p.shared - first))), x_(planes(g.x, first)),
           y_bar_(planes(g.y_bar, first)), x_bar_(planes(g.x_bar, first)) {
-        find_places(x_bar_, s.places.get());
         block_.width = p.width;
         block_.pitch = s.pitch;
         block_.x = s.x.get();
@@ -138,15 +137,6 @@ template <class C> class Group {
         load(scratch, s, k, factors);
         kernel().climb(climb, scratch, s_.pitch);
     }
-    // Lines of memory that hold a row of planes, one for each position.
-    void find_places(const Source& s, std::int64_t* places) const {
-        const auto item = static_cast<std::int64_t>(item_size(s.view->dtype));
-        const std::int64_t stride = s.view->strides[p_.columns];
-        for (std::int64_t j = 0; j < p_.width; ++j) {
-            const auto lane = static_cast<std::size_t>(j % kG);
-            places[j] = (stride == 1 ? s.offsets[lane] + j / kG * kG : j * stride) * item;
-        }
-    }
     // Numbers of positions, `count` rows of `width`, 0 where there are no more.
     void load_rows(C* to, std::int64_t pitch, const AnyView& v, std::int64_t first, std::int64_t count) const {
         kernels<C>().plane.load_rows[static_cast<int>(v.dtype)](
@@ -188,8 +178,9 @@ template <class C> class Group {
             reciprocal_ = s_.reciprocal.get();
         }
         const std::int64_t size = width * kG;
-        const std::int64_t stride = g_.x_bar.strides[p_.rows] * static_cast<std::int64_t>(item_size(g_.x_bar.dtype));
-        block_.written = {static_cast<const char*>(rows(x_bar_, first).data), stride, s_.places.get()};
+        const GradientPlanes written = rows(x_bar_, first);
+        block_.written =
+            rows_ahead(g_.x_bar, written.data, written.row_stride, written.column_stride, x_bar_.offsets.data());
         block_.below_x = s_.below_x.get() + k * size;
         block_.below_z = s_.below_z.get() + k * size;
         block_.across_sums = block_.down_sums = block_.support_sums = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "plane_set.h"
+#include "rows_ahead.h"
 
 namespace sgs {
 
@@ -69,10 +70,14 @@ template <class C> class PartRows {
     void store(const C* tile, std::int64_t first, std::int64_t rows) const {
         const AnyView& y = p_->o.y;
         const std::int64_t step = p_->column_stride(y);
-        const std::int64_t next = std::abs(step) > 1 ? kPositionsAhead * step : -rows * p_->row_stride(y);
         each_run(tile, y, first, rows, [&](const C* from, void* to, std::int64_t count) {
-            kernels<C>().lanes.store[static_cast<int>(y.dtype)](from, to, count, step, y_offsets_, lanes_, next);
+            kernels<C>().lanes.store[static_cast<int>(y.dtype)](from, to, count, step, y_offsets_, lanes_);
         });
+    }
+    /// Rows from `first` on that are stored soon.
+    RowsAhead written(std::int64_t first) const {
+        const AnyView& y = p_->o.y;
+        return rows_ahead(y, p_->row(y, part_.first, first), p_->row_stride(y), p_->column_stride(y), y_offsets_);
     }
     /// Row i of what is one number for each position of all lanes, or of each lane.
     void load_weights(C* to, const AnyView& v, std::int64_t i, std::int64_t count) const {
@@ -110,7 +115,7 @@ template <class C> class PartRows {
     Part part_;
     int lanes_;
     std::int64_t row_; // elements of a row of tiles
-    std::int64_t x_offsets_[kChannels], y_offsets_[kChannels];
+    std::int64_t x_offsets_[kChannels]{}, y_offsets_[kChannels]{};
 };
 
 /// Whether all threads can work on one part after the other (lanes_shared.cpp), which gives the very numbers that each

@@ -143,6 +143,7 @@ template <class C> class SharedPart {
             b.y = to != nullptr ? b.terms : x_.get() + row * row_;
             if (p_.o.filter.residual) b.residual = b.x;
             b.centres = p_.centres();
+            if (to != nullptr) b.written = to->written(row);
             kernel.filter(b);
             if (to != nullptr) to->store(b.y, row, b.rows);
         }

@@ -162,8 +162,7 @@ template <class C, class S> void load_channels(C* __restrict tile, const void* s
 }
 
 template <class C, class S> void store_channels(const C* __restrict tile, void* memory, std::int64_t count,
-                                                std::int64_t step, const std::int64_t* offsets, int lanes,
-                                                std::int64_t next) {
+                                                std::int64_t step, const std::int64_t* offsets, int lanes) {
     constexpr int n = kWidth<C>;
     S* to = static_cast<S*>(memory);
     if (lie_together(offsets, lanes)) {
@@ -172,7 +171,6 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
                 for (std::int64_t i = 0; i < count; ++i) {
                     S* const position = to + i * step + offsets[first];
                     const C* const row = tile + i * kChannels + first;
-                    __builtin_prefetch(position + next, 1, 2);
                     if constexpr (std::is_same_v<decltype(known), Number<kChannels>>)
                         for (int l = 0; l < kChannels; l += n) store_narrowed<C>(position + l, load_vector(row + l));
                     else
@@ -194,9 +192,7 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) {
                     if (l + k >= lanes) break;
-                    S* const target = plane[l + k] + i;
-                    __builtin_prefetch(target + next, 1, 2);
-                    store_narrowed<C>(target, v[k]);
+                    store_narrowed<C>(plane[l + k] + i, v[k]);
                 }
             }
         });

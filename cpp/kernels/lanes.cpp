@@ -1,6 +1,7 @@
 // Both axes of kChannels planes side by side: both line filters are steps from one row of a tile to another. A
 // position's weights are single numbers where all planes share them.
 #include "../step.h"
+#include "ahead.h"
 #include "channels.h"
 
 namespace sgs::SGS_ISA {
@@ -70,9 +71,10 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
     const C* __restrict across = p.across;
     const C* __restrict down = p.down;
     const std::int64_t width = p.width;
-    const bool residual = p.residual != nullptr;
+    const bool residual = p.residual != nullptr, fetch = l == 0 && p.written.rows != nullptr;
     Vec<C> f[rows] = {}, before[rows] = {};
     for (std::int64_t j = 0; j < width; ++j) {
+        if (fetch) fetch_written<rows>(p.written, j);
         Vec<C> x[rows], vertical[rows];
         Vec<C> d = load_vector(p.above + j * kChannels + l);
 #pragma GCC unroll 4

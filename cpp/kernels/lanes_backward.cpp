@@ -5,6 +5,7 @@
 
 #include "../kernels.h"
 #include "../step.h"
+#include "ahead.h"
 #include "storage.h"
 #include "vector.h"
 
@@ -252,7 +253,7 @@ void differentiate_row(const GradientBlock<C>& block, std::int64_t row, int s) {
     Vec<C> bx{}, bz{};
     const auto visit = [&](std::int64_t j) __attribute__((always_inline)) {
         // The sums leave time for what the memory is to bring.
-        if (s == 0) __builtin_prefetch(p.written.rows + row * p.written.stride + p.written.places[j], 1, 2);
+        if (s == 0) fetch_written<1>(p.written, j, row);
         const Vec<C> leaving = splat(w[j + 1]);
         const Vec<C> z_here = load_vector(terms_z + j * kG), z_right = bz;
         store_vector(terms_z + j * kG, z_here + carry_over<cuts>(leaving, bz));
