@@ -130,15 +130,19 @@ def test_many_edges(device: Device) -> None:
 
 def test_equal_neighbours_and_infinite_distances(device: Device) -> None:
     """The derivative of a distance of 0 is 0, and nothing comes from an edge that an infinite distance cuts."""
-    g = np.array([[1, 1, 3, np.inf, 2, 2]], F32)
-    for metric in range(3):
-        g_bar, scale_bar = fresh(g.shape, F32), fresh(1, F32)
-        w_bar = np.ones((1, 5), F32)
-        device.call("edge_weights_backward", g, w_bar, Out(g_bar), Out(scale_bar), None, 0, 1, 1.0, 0.0, metric, None)
-        if checking():
-            slope = np.exp(-2.0 if metric < 2 else -4.0) * (1.0 if metric < 2 else 4.0)
-            np.testing.assert_allclose(g_bar, [[0, slope, -slope, 0, 0, 0]], rtol=1e-5)
-            assert np.isfinite(scale_bar).all()
+    one = np.array([[1, 1, 3, np.inf, 2, 2]], F32)
+    two = np.concatenate((one, np.zeros_like(one)))  # of one channel the first two metrics are the same
+    for g in (one, two):
+        for metric in range(3):
+            g_bar, scale_bar = fresh(g.shape, F32), fresh(1, F32)
+            w_bar = np.ones((1, 5), F32)
+            out = (Out(g_bar), Out(scale_bar), None)
+            device.call("edge_weights_backward", g, w_bar, *out, 0, 1, 1.0, 0.0, metric, None)
+            if checking():
+                slope = np.exp(-2.0 if metric < 2 else -4.0) * (1.0 if metric < 2 else 4.0)
+                np.testing.assert_allclose(g_bar[0], [0, slope, -slope, 0, 0, 0], rtol=1e-5)
+                np.testing.assert_array_equal(g_bar[1:], 0)
+                assert np.isfinite(scale_bar).all()
 
 
 def check_filter(
@@ -224,7 +228,10 @@ def test_semi_global_filter(device: Device, shape: tuple[int, ...], case: str, d
     [(c, t) for c in ("none", "line", "cross", "confidence") for t in FLOATS if (c, t) != ("confidence", F16)],
     ids=str,
 )
-@pytest.mark.parametrize(("shape", "axes"), [((3, 5, 70), (2,)), ((3, 150, 18), (1,)), ((2, 5, 19, 33), (3, 1, 2))])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((3, 5, 70), (2,)), ((3, 150, 18), (1,)), ((2, 5, 19, 33), (3, 1, 2)), ((1, 2, 3, 33), (1, 2, 3))],
+)
 def test_axes(device: Device, shape: tuple[int, ...], axes: tuple[int, ...], case: str, dtype: Any) -> None:
     """One axis and three, which go line by line; y_bar lies another way than x_bar."""
     check_filter(device, shape, axes, case, dtype, y_layout="reversed")

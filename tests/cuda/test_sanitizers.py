@@ -12,6 +12,7 @@ FOR_THREADS = (
     "(test_lines and float32 and (shape4 or shape7 or shape10 or shape0-1)) or (test_axes and axes0 and 2) or refus"
     " or (edge_weights and float32 and euclidean and shape0)"
     " or (test_semi_global_filter and float32 and confidence and (shape0 or shape2-axes2))"
+    " or (test_axes and shape3 and float32 and none)"
     " or (test_line_in_planes and float32 and sides1)"
     " or (test_planes and float32 and (confidence or line) and (shape0 or shape3 or shape8))"
 )
