@@ -1,6 +1,6 @@
 """Runs sizes that are too large for the tests on the emulated device, and compares with the CPU core: `python tests/cuda/large.py`.
 
-Planes of 8192 x 8192 and lines of 10^6, forward and backward, and more blocks than 65,535. It takes some minutes and 7 GB.
+Planes of 8192 x 8192 and lines of 10^6, forward and backward, and more blocks than 65,535. It takes some minutes and 9 GB.
 """
 
 import sys
