@@ -178,14 +178,14 @@ template <class C> struct ImageKernels {
     void (*filter)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
 };
 
-constexpr int kChannels = 16;                // planes side by side: a row of a tile is one position of all
-constexpr int kGroupRows = 4;                // rows of positions that are filtered together
-constexpr std::int64_t kPositionsAhead = 24; // that are fetched where planes lie together
+constexpr int kChannels = 16; // planes side by side: a row of a tile is one position of all
+constexpr int kGroupRows = 4; // rows of positions that are filtered together
 
 /// Rows of kChannels planes in memory that are to be brought into the caches in passing, a line of memory with each
-/// position: where a plane's positions follow one another, that of one plane and kChannels positions.
+/// position: where a plane's positions follow one another, that of one plane and kChannels positions. So many are a
+/// line in float32; in float64 every other line is asked for. Other strides get lines of the first plane.
 struct RowsAhead {
-    const char* rows;               // the first of them, or null
+    const char* rows;               // the first of them; null in LanesBlock if there are none
     std::int64_t stride, step;      // bytes from row to row, and from position to position
     std::int64_t places[kChannels]; // bytes from the start of a row, for each of kChannels positions
 };

@@ -33,11 +33,13 @@ bool cancel_requested(const Options& options) {
     return options.cancelled(options.context);
 }
 
+#if defined(_OPENMP)
 // Tasks of one thread. Shares are written by their own threads for the most part: each has lines of memory of its own.
 struct alignas(128) Share {
     std::atomic<std::int64_t> next;
     std::int64_t end;
 };
+#endif
 
 } // namespace
 
@@ -83,6 +85,8 @@ void parallel_for(std::int64_t count, const Options& options, const std::functio
         for (int k = 0; k < threads; ++k) {
             Share& share = shares[static_cast<std::size_t>((worker + k) % threads)];
             while (!stop.load(std::memory_order_relaxed)) {
+                // Many threads look at shares that are done: they only read them.
+                if (share.next.load(std::memory_order_relaxed) >= share.end) break;
                 const std::int64_t i = share.next.fetch_add(1, std::memory_order_relaxed);
                 if (i >= share.end) break;
                 // Worker 0 is the calling thread, the only one that may run the caller's signal handlers.

@@ -5,6 +5,8 @@
 
 namespace sgs {
 
+static_assert(kChannels == kGradientLanes); // one description for both
+
 /// Of kChannels planes of v that start `offsets` from `rows`; strides in elements.
 inline RowsAhead rows_ahead(const AnyView& v, const void* rows, std::int64_t row_stride, std::int64_t column_stride,
                             const std::int64_t* offsets) {

@@ -64,7 +64,8 @@ template <class C, class S> __attribute__((always_inline)) inline void store_nar
     for (int i = 0; i < kWidth<C>; ++i) narrow(row[i], to[i]);
 }
 
-constexpr std::int64_t kAhead = 192; // positions of a plane that are fetched ahead
+constexpr std::int64_t kAhead = 192;         // positions of a plane that are fetched ahead
+constexpr std::int64_t kPositionsAhead = 24; // the same where planes lie together
 
 inline bool lie_together(const std::int64_t* offsets, int lanes) { return lanes > 1 && offsets[1] == offsets[0] + 1; }
 
