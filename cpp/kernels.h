@@ -178,20 +178,22 @@ template <class C> struct ImageKernels {
     void (*filter)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
 };
 
-constexpr int kChannels = 16; // planes side by side: a row of a tile is one position of all
-constexpr int kGroupRows = 4; // rows of positions that are filtered together
+constexpr int kChannels = 16;   // planes side by side: a row of a tile is one position of all
+constexpr int kFewChannels = 8; // the same of large planes, of which more would outgrow the caches
+constexpr int kGroupRows = 4;   // rows of positions that are filtered together
 
-/// Rows of kChannels planes in memory that are to be brought into the caches in passing, a line of memory with each
-/// position: where a plane's positions follow one another, that of one plane and kChannels positions. So many are a
-/// line in float32; in float64 every other line is asked for. Other strides get lines of the first plane.
+/// Rows of planes side by side in memory that are to be brought into the caches in passing, a line of memory with each
+/// position (of kFewChannels planes, with every other): where a plane's positions follow one another, that of one
+/// plane and kChannels positions. So many are a line in float32; in float64 every other line is asked for. Other
+/// strides get lines of the first plane.
 struct RowsAhead {
     const char* rows;               // the first of them; null in LanesBlock if there are none
     std::int64_t stride, step;      // bytes from row to row, and from position to position
     std::int64_t places[kChannels]; // bytes from the start of a row, for each of kChannels positions
 };
 
-/// A few rows of positions of kChannels planes: tiles [rows][width][kChannels], and what planes that share their
-/// weights have one number of for each position.
+/// A few rows of positions of kChannels or kFewChannels planes: tiles [rows][width][planes], and what planes that share
+/// their weights have one number of for each position.
 template <class C> struct LanesBlock {
     std::int64_t rows, width;   // rows: 1 to kGroupRows
     std::int64_t pitch;         // positions from row to row of x and down, for F and B alone; else as wide as the rows
@@ -203,6 +205,7 @@ template <class C> struct LanesBlock {
     const C* reciprocal_across; // 1 / T_horizontal(1) for "line", else null
     const C* above;             // tile [width]: F of the row above
     C* below;                   // tile [width]: B of the row below; left as B of the first row
+    C* last;                    // tile [width]: becomes F of the last row, or null; may be `above`
     C* terms;                   // tile [rows][width], scratch
     C* y;                       // tile [rows][width]; may be x, or terms
     const C* residual;          // tile [rows][width]: what is added at the end, or null
@@ -214,6 +217,7 @@ template <class C> struct LanesBlock {
 };
 
 template <class C> struct LanesKernels {
+    std::int64_t largest; // plane, in positions, that is best taken with so many
     /// tile[i][l] = source[i * step + offsets[l]] for count positions and `lanes` planes; other lanes are 0 or
     /// those of the first plane again.
     void (*load[4])(C* tile, const void* source, std::int64_t count, std::int64_t step, const std::int64_t* offsets,
@@ -375,7 +379,7 @@ template <class C> struct Kernels {
     WeightKernels<C> weight;
     PlaneKernels<C> plane;
     ImageKernels<C> image;
-    LanesKernels<C> lanes;
+    LanesKernels<C> lanes, few_lanes;
     BackwardKernels<C> backward;
     LanesBackwardKernels<C> lanes_backward;
     LineKernels<C> line;
@@ -400,6 +404,8 @@ template <class C> const Kernels<C>& kernels();
     extern const ImageKernels<double> image_double;                                                                    \
     extern const LanesKernels<float> lanes_float;                                                                      \
     extern const LanesKernels<double> lanes_double;                                                                    \
+    extern const LanesKernels<float> few_lanes_float;                                                                  \
+    extern const LanesKernels<double> few_lanes_double;                                                                \
     extern const BackwardKernels<float> backward_float;                                                                \
     extern const BackwardKernels<double> backward_double;                                                              \
     extern const LanesBackwardKernels<float> lanes_backward_float;                                                     \

@@ -1,4 +1,4 @@
-// The semi-global filter over two axes with kChannels planes side by side: many that share their weights, which are
+// The semi-global filter over two axes with 8 or 16 planes side by side: many that share their weights, which are
 // then one number for each position, or neighbours in memory with weights of their own. Nothing is padded, and neither
 // axis asks for shuffles. A band of rows stays in cache from the way down, which leaves F every few rows, to the way
 // up, which does everything else. A part that is one band stays for all blocks (9).
@@ -8,7 +8,7 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kWhole = 5 << 18;     // bytes of kChannels planes: larger ones are cut into bands
+constexpr std::int64_t kWhole = 5 << 18;     // bytes of a part: larger ones are cut into bands
 constexpr std::int64_t kBand = 1 << 19;      // bytes of a band
 constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
@@ -18,7 +18,7 @@ constexpr std::int64_t kWidestOfFew = 1000;  // columns where parts are few
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
 
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
-    const std::int64_t row = bytes_of<C>(p.width);
+    const std::int64_t row = p.bytes_of(p.width);
     if (p.height * row <= kWhole) return p.height;
     return std::max(kFewestRows, kBand / row / kGroupRows * kGroupRows);
 }
@@ -28,7 +28,7 @@ template <class C> bool keeps_ends_in_y(const PlaneSet<C>& p) { return holds_sum
 
 template <class C> struct LanesScratch {
     LanesScratch(const PlaneSet<C>& p, std::int64_t rows, std::int64_t bands)
-        : row(p.width * kChannels), weights_row(p.own_weights ? row : p.width),
+        : row(p.width * p.lanes), weights_row(p.own_weights ? row : p.width),
           y_rows(p.height * p.width <= kSmallPlane ? p.height : kGroupRows), down((rows + 1) * weights_row),
           across(rows * (weights_row + weights_row / p.width)),
           reciprocal(p.o.reciprocals.empty() ? 0 : rows * weights_row),
@@ -140,7 +140,7 @@ template <class C> class Lanes {
     void connect(const PartFlows<C>& ends) {
         C* carry = s_.above.get();
         C* next = s_.below.get();
-        const auto pass_on = kernels<C>().lanes.pass_on;
+        const auto pass_on = p_.kernel().pass_on;
         get(carry, first_row(1), ends.above(1));
         for (std::int64_t band = 1; band + 1 < ends.bands; ++band) {
             get(next, first_row(band + 1), ends.above(band + 1));
@@ -214,8 +214,8 @@ template <class C> class Lanes {
     std::int64_t last_row(std::int64_t band) const { return first_row(band) + rows_of(band) - 1; }
 
     void trust(C* tile, const Rows& rows, bool only_mask) const {
-        kernels<C>().lanes.trust(tile, s_.trust.get() + rows.first * s_.weights_row, rows.count * p_.width,
-                                 p_.own_weights, only_mask);
+        p_.kernel().trust(tile, s_.trust.get() + rows.first * s_.weights_row, rows.count * p_.width, p_.own_weights,
+                          only_mask);
     }
 
     std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, p_.height - band * band_rows_); }
@@ -288,7 +288,7 @@ template <class C> class Lanes {
             LanesBlock<C> b = block(rows);
             b.above = above;
             above += stride;
-            kernels<C>().lanes.descend(b, above);
+            p_.kernel().descend(b, above);
         }
     }
 
@@ -297,7 +297,7 @@ template <class C> class Lanes {
         for (std::int64_t k = blocks(band) - 1; k >= 0; --k) {
             LanesBlock<C> b = block(rows_of_block(band, k));
             b.below = below;
-            kernels<C>().lanes.climb(b, below);
+            p_.kernel().climb(b, below);
         }
     }
 
@@ -327,7 +327,7 @@ template <class C> class Lanes {
                     b.residual = s_.residual.get();
                 }
             }
-            kernels<C>().lanes.filter(b);
+            p_.kernel().filter(b);
             if (to_memory && !at_once) part_.store(b.y, first, rows.count);
         }
         if (to_memory && at_once) part_.store(s_.y.get(), 0, p_.height);
@@ -347,7 +347,7 @@ template <class C> class Lanes {
 template <class C> bool side_by_side(const PlaneSet<C>& p) {
     // Bands of 16 planes, and what flows between those of few parts, take much memory where rows are wide. That is
     // borne where neighbours lie together, since any other way reads their lines of memory again for each plane.
-    const std::int64_t parts = p.planes / p.neighbours * ((p.neighbours + kChannels - 1) / kChannels);
+    const std::int64_t parts = p.planes / p.neighbours * ((p.neighbours + p.lanes - 1) / p.lanes);
     const bool together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
     const bool affordable = together || p.width <= (parts >= kFewestTasks ? kWidestSideBySide : kWidestOfFew);
     return p.neighbours >= kFewestSideBySide && affordable;
@@ -394,8 +394,7 @@ namespace {
 template <class C> void filter_apart(const PlaneSet<C>& p, const Parts<C>& parts, std::int64_t count, std::int64_t rows,
                                      const Options& options) {
     const bool whole = p.height == rows;
-    const std::int64_t together =
-        std::clamp<std::int64_t>(kTask / (p.height * p.width * kChannels), 1, parts.per_set());
+    const std::int64_t together = std::clamp<std::int64_t>(kTask / (p.height * p.width * p.lanes), 1, parts.per_set());
     const std::int64_t tasks_per_set = (parts.per_set() + together - 1) / together;
     const std::int64_t tasks = whole ? count / parts.per_set() * tasks_per_set : count;
     const PerWorker<LanesScratch<C>> scratch(tasks, options, p, rows, (p.height + rows - 1) / rows);
@@ -418,20 +417,28 @@ template <class C> void filter_apart(const PlaneSet<C>& p, const Parts<C>& parts
 
 template <class C> bool filters_at_once(const PlaneSet<C>& p) {
     return side_by_side(p) && p.o.y.dtype == dtype_of<C>::value && !p.o.confidence &&
-           (band_rows(p) == p.height || is_shareable(p) || Parts<C>(p).count() >= kFewestTasks);
+           (band_rows(p) == p.height || is_tile(p) || Parts<C>(p).count() >= kFewestTasks);
 }
 
 template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& options) {
     const Parts<C> parts(p);
-    const std::int64_t rows = band_rows(p);
-    const bool whole = p.height == rows, shareable = !whole && is_shareable(p);
-    if (!whole && !shareable && parts.count() < kFewestTasks) {
+    const std::int64_t rows = band_rows(p), count = parts.count();
+    const bool whole = p.height == rows;
+    if (!whole && !is_tile(p) && count < kFewestTasks) {
         filter_bands(p, parts, rows, options);
         return;
     }
-    const std::int64_t apart = shareable ? first_shared(p, parts.count(), options) : parts.count();
+    const std::int64_t apart = whole ? count : first_shared(p, count, options);
+    if (!whole) {
+        const std::int64_t threads = workers(options.num_threads, options), turns = turns_by_halves(p, parts, options);
+        const std::int64_t each = (apart + threads - 1) / threads; // parts that a thread has by itself
+        if (turns > 0 && turns * threads <= std::min<std::int64_t>(threads, 2) * (each * threads + count - apart)) {
+            filter_halves(p, parts, options);
+            return;
+        }
+    }
     if (apart > 0) filter_apart(p, parts, apart, rows, options);
-    if (apart < parts.count()) filter_shared(p, parts, apart, options);
+    if (apart < count) filter_shared(p, parts, apart, options);
 }
 
 template bool side_by_side<float>(const PlaneSet<float>&);

@@ -63,6 +63,9 @@ template <class C> class PlaneSet {
                 if (!group) group_size *= o.y.shape[d];
             }
         neighbours = own_weights ? o.y.shape[dims[0]] : group_size;
+        const bool apart =
+            std::abs(plane_stride(o.y)) >= std::abs(column_stride(o.y)); // else they fill lines of memory
+        lanes = apart && height * width > kernels<C>().lanes.largest ? kFewChannels : kChannels;
     }
 
     const Operands& o;
@@ -78,6 +81,7 @@ template <class C> class PlaneSet {
     std::int64_t planes = 1;
     std::int64_t group_size = 1; // planes that share weights, supports and confidence; in a row, unless own_weights
     bool own_weights;            // neighbours in memory do not share theirs, as in a batch that lies innermost
+    int lanes;                   // planes that go side by side at a time
     std::int64_t neighbours;     // planes in a row that can go side by side: of a group, or with weights of their own
 
     std::int64_t column_stride(const AnyView& v) const { return v.strides[columns_]; }
@@ -98,6 +102,12 @@ template <class C> class PlaneSet {
     }
     /// Elements from a plane to its neighbour.
     std::int64_t plane_stride(const AnyView& v) const { return outer_.empty() ? 0 : v.strides[outer_[0]]; }
+    /// The kernels for so many planes side by side.
+    const LanesKernels<C>& kernel() const { return lanes == kChannels ? kernels<C>().lanes : kernels<C>().few_lanes; }
+    /// Of tiles.
+    std::int64_t bytes_of(std::int64_t positions) const {
+        return positions * lanes * static_cast<std::int64_t>(sizeof(C));
+    }
     C centres() const { return o.filter.normalization == Normalization::none ? C(2) : C(1); }
 
     /// One row of an operand.

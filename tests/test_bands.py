@@ -11,6 +11,21 @@ import sgs
 AXES = (-2, -1)
 
 
+# Few parts of planes side by side, each more than the cache that threads share.
+FEW_LARGE = {
+    "size": (630, 631),
+    "dtype": "float64",
+    "channels": 12,
+    "layout": "c",
+    "guide": "plain",
+    "trust": False,
+    "residual": False,
+    "metric": "cityblock",
+    "threads": 3,
+    "in_place": False,
+}
+
+
 @pytest.mark.parametrize(
     "case",
     pairwise(
@@ -25,7 +40,8 @@ AXES = (-2, -1)
         metric=("euclidean", "cityblock", "sqeuclidean"),
         threads=(1, 3),
         in_place=(False, True),
-    ),
+    )
+    + [{**FEW_LARGE, "normalization": normalization} for normalization in (None, "line", "cross")],
 )
 def test_planes_of_several_bands(case: dict[str, Any]) -> None:
     rng = seeded(case)
@@ -225,25 +241,25 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
         np.testing.assert_array_equal(in_place, y)
 
 
-# Many parts that outgrow every cache: block after block, the other way each time.
-DOWN_AND_UP = {
-    "size": (300, 450),
-    "channels": 50,
+MANY = {
     "batch": 1,
     "layout": "c",
     "dtype": "float32",
     "normalization": "cross",
     "residual": False,
     "cuts": False,
-    "threads": 2,
 }
+# Many threads, whose parts outgrow every cache: block after block, the other way each time.
+DOWN_AND_UP = {**MANY, "size": (300, 450), "channels": 80, "threads": 14}
+# Pairs of threads that go through the parts of each image in turns, the last of which are too few for all.
+PAIRS = {**MANY, "size": (210, 300), "channels": 56, "batch": 2, "threads": 8}
 
 
 @pytest.mark.parametrize(
     "case",
     pairwise(
-        # One band in cache; a part that threads share; more than that: of 16 planes and the rest, few and many parts.
-        size=((7, 7), (61, 97), (171, 130), (300, 211), (1000, 97), (330, 560)),
+        # One band in cache; a part in the cache that threads share; more than that, few and many parts.
+        size=((7, 7), (61, 97), (171, 130), (300, 211), (1000, 97), (330, 560), (5, 5000)),
         channels=(12, 16, 40, 80),
         batch=(1, 2),
         layout=("c", "channels_last", "reversed"),
@@ -252,9 +268,9 @@ DOWN_AND_UP = {
         residual=(False, True),
         cuts=(False, True),
         blocks=(2, 3),
-        threads=(1, 2, 3),
+        threads=(1, 2, 3, 4, 8),
     )
-    + [{**DOWN_AND_UP, "blocks": blocks} for blocks in (2, 3, 4)],
+    + [{**case, "blocks": blocks} for case in (DOWN_AND_UP, PAIRS) for blocks in (2, 3, 4)],
 )
 def test_planes_side_by_side_in_all_blocks_at_once(case: dict[str, Any], isa: str) -> None:
     """(9): the bits of so many calls, each with another number of threads, which may go another way."""

@@ -1,4 +1,4 @@
-// kChannels planes side by side: positions of strided memory in and out of tiles [count][kChannels], with conversion
+// n planes side by side: positions of strided memory in and out of tiles [count][n], with conversion
 // between storage and computing types. Only for files under kernels/.
 #pragma once
 
@@ -88,9 +88,9 @@ struct AnyNumber {
 };
 
 // run(lanes) with a number of lanes that the compiler knows, where it is one of those that whole lines of memory leave.
-template <class Run> __attribute__((always_inline)) inline void with_lanes(int lanes, const Run& run) {
-    if (lanes == kChannels)
-        run(Number<kChannels>{});
+template <int most, class Run> __attribute__((always_inline)) inline void with_lanes(int lanes, const Run& run) {
+    if (lanes == most)
+        run(Number<most>{});
     else if (lanes == 12)
         run(Number<12>{});
     else if (lanes == 8)
@@ -118,20 +118,20 @@ template <class C, class S> std::int64_t unaligned(const S* p) {
 
 // Where planes are contiguous, squares of kWidth positions of kWidth planes are transposed in registers; the last
 // square overlaps the one before.
-template <class C, class S> void load_channels(C* __restrict tile, const void* source, std::int64_t count,
-                                               std::int64_t step, const std::int64_t* offsets, int lanes) {
-    constexpr int n = kWidth<C>;
+template <int n, class C, class S> void load_channels(C* __restrict tile, const void* source, std::int64_t count,
+                                                      std::int64_t step, const std::int64_t* offsets, int lanes) {
+    constexpr int width = kWidth<C>;
     const S* from = static_cast<const S*>(source);
     if (lie_together(offsets, lanes)) {
-        for (std::int64_t i = 0; lanes < kChannels && i < count * kChannels; ++i) tile[i] = C(0);
+        for (std::int64_t i = 0; lanes < n && i < count * n; ++i) tile[i] = C(0);
         each_run(offsets, lanes, [&](int first, int length) {
-            with_lanes(length, [&](auto known) {
+            with_lanes<n>(length, [&](auto known) {
                 for (std::int64_t i = 0; i < count; ++i) {
                     const S* const position = from + i * step + offsets[first];
-                    C* const row = tile + i * kChannels + first;
+                    C* const row = tile + i * n + first;
                     __builtin_prefetch(position + kPositionsAhead * step, 0, 2);
-                    if constexpr (std::is_same_v<decltype(known), Number<kChannels>>)
-                        for (int l = 0; l < kChannels; l += n) store_vector(row + l, load_widened<C>(position + l));
+                    if constexpr (std::is_same_v<decltype(known), Number<n>>)
+                        for (int l = 0; l < n; l += width) store_vector(row + l, load_widened<C>(position + l));
                     else
                         for (int l = 0; l < known.value; ++l) row[l] = static_cast<C>(widen(position[l]));
                 }
@@ -139,41 +139,41 @@ template <class C, class S> void load_channels(C* __restrict tile, const void* s
         });
         return;
     }
-    if (step == 1 && count >= n) {
-        const S* plane[kChannels]; // lanes that are not there are those of the first plane once more
-        for (int l = 0; l < kChannels; ++l) plane[l] = from + offsets[l < lanes ? l : 0];
-        each_step(count, n, unaligned<C>(plane[0]), [&](std::int64_t i) {
-            for (int l = 0; l < kChannels; l += n) {
-                Vec<C> v[n];
+    if (step == 1 && count >= width) {
+        const S* plane[n]; // lanes that are not there are those of the first plane once more
+        for (int l = 0; l < n; ++l) plane[l] = from + offsets[l < lanes ? l : 0];
+        each_step(count, width, unaligned<C>(plane[0]), [&](std::int64_t i) {
+            for (int l = 0; l < n; l += width) {
+                Vec<C> v[width];
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k) {
+                for (int k = 0; k < width; ++k) {
                     __builtin_prefetch(plane[l + k] + i + kAhead, 0, 2);
                     v[k] = load_widened<C>(plane[l + k] + i);
                 }
                 transpose<C>(v);
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k) store_vector(tile + (i + k) * kChannels + l, v[k]);
+                for (int k = 0; k < width; ++k) store_vector(tile + (i + k) * n + l, v[k]);
             }
         });
         return;
     }
     for (std::int64_t i = 0; i < count; ++i)
-        for (int l = 0; l < kChannels; ++l)
-            tile[i * kChannels + l] = l < lanes ? static_cast<C>(widen(from[i * step + offsets[l]])) : C(0);
+        for (int l = 0; l < n; ++l)
+            tile[i * n + l] = l < lanes ? static_cast<C>(widen(from[i * step + offsets[l]])) : C(0);
 }
 
-template <class C, class S> void store_channels(const C* __restrict tile, void* memory, std::int64_t count,
-                                                std::int64_t step, const std::int64_t* offsets, int lanes) {
-    constexpr int n = kWidth<C>;
+template <int n, class C, class S> void store_channels(const C* __restrict tile, void* memory, std::int64_t count,
+                                                       std::int64_t step, const std::int64_t* offsets, int lanes) {
+    constexpr int width = kWidth<C>;
     S* to = static_cast<S*>(memory);
     if (lie_together(offsets, lanes)) {
         each_run(offsets, lanes, [&](int first, int length) {
-            with_lanes(length, [&](auto known) {
+            with_lanes<n>(length, [&](auto known) {
                 for (std::int64_t i = 0; i < count; ++i) {
                     S* const position = to + i * step + offsets[first];
-                    const C* const row = tile + i * kChannels + first;
-                    if constexpr (std::is_same_v<decltype(known), Number<kChannels>>)
-                        for (int l = 0; l < kChannels; l += n) store_narrowed<C>(position + l, load_vector(row + l));
+                    const C* const row = tile + i * n + first;
+                    if constexpr (std::is_same_v<decltype(known), Number<n>>)
+                        for (int l = 0; l < n; l += width) store_narrowed<C>(position + l, load_vector(row + l));
                     else
                         for (int l = 0; l < known.value; ++l) narrow(row[l], position[l]);
                 }
@@ -181,17 +181,17 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
         });
         return;
     }
-    if (step == 1 && count >= n) {
-        S* plane[kChannels];
-        for (int l = 0; l < kChannels; ++l) plane[l] = to + offsets[l < lanes ? l : 0];
-        each_step(count, n, unaligned<C>(plane[0]), [&](std::int64_t i) {
-            for (int l = 0; l < lanes; l += n) {
-                Vec<C> v[n];
+    if (step == 1 && count >= width) {
+        S* plane[n];
+        for (int l = 0; l < n; ++l) plane[l] = to + offsets[l < lanes ? l : 0];
+        each_step(count, width, unaligned<C>(plane[0]), [&](std::int64_t i) {
+            for (int l = 0; l < lanes; l += width) {
+                Vec<C> v[width];
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k) v[k] = load_vector(tile + (i + k) * kChannels + l);
+                for (int k = 0; k < width; ++k) v[k] = load_vector(tile + (i + k) * n + l);
                 transpose<C>(v);
 #pragma GCC unroll 16
-                for (int k = 0; k < n; ++k) {
+                for (int k = 0; k < width; ++k) {
                     if (l + k >= lanes) break;
                     store_narrowed<C>(plane[l + k] + i, v[k]);
                 }
@@ -200,7 +200,7 @@ template <class C, class S> void store_channels(const C* __restrict tile, void* 
         return;
     }
     for (std::int64_t i = 0; i < count; ++i)
-        for (int l = 0; l < lanes; ++l) narrow(tile[i * kChannels + l], to[i * step + offsets[l]]);
+        for (int l = 0; l < lanes; ++l) narrow(tile[i * n + l], to[i * step + offsets[l]]);
 }
 
 } // namespace
