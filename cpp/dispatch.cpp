@@ -16,11 +16,10 @@ struct InstructionSet {
     Kernels<double> f64;
 };
 
-// few: whose kernels serve kFewChannels planes in float32, which fill no vector of v4.
-#define SGS_INSTRUCTION_SET(name, isa, few, runs_here)                                                                 \
+#define SGS_INSTRUCTION_SET(name, isa, runs_here)                                                                      \
     InstructionSet {                                                                                                   \
         name, runs_here, {isa::convert_float,  isa::scan_float,           isa::pointwise_float, isa::weight_float,     \
-                          isa::plane_float,    isa::image_float,          isa::lanes_float,     few::few_lanes_float,  \
+                          isa::plane_float,    isa::image_float,          isa::lanes_float,     isa::few_lanes_float,  \
                           isa::backward_float, isa::lanes_backward_float, isa::line_float},                            \
             {isa::convert_double,  isa::scan_double,           isa::pointwise_double, isa::weight_double,              \
              isa::plane_double,    isa::image_double,          isa::lanes_double,     isa::few_lanes_double,           \
@@ -30,11 +29,11 @@ struct InstructionSet {
 // Best first.
 const InstructionSet instruction_sets[] = {
 #if defined(__x86_64__)
-    SGS_INSTRUCTION_SET("x86-64-v4", v4, v3, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }),
-    SGS_INSTRUCTION_SET("x86-64-v3", v3, v3, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }),
-    SGS_INSTRUCTION_SET("x86-64-v2", v2, v2, [] { return __builtin_cpu_supports("x86-64-v2") != 0; }),
+    SGS_INSTRUCTION_SET("x86-64-v4", v4, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }),
+    SGS_INSTRUCTION_SET("x86-64-v3", v3, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }),
+    SGS_INSTRUCTION_SET("x86-64-v2", v2, [] { return __builtin_cpu_supports("x86-64-v2") != 0; }),
 #else
-    SGS_INSTRUCTION_SET("generic", generic, generic, [] { return true; }),
+    SGS_INSTRUCTION_SET("generic", generic, [] { return true; }),
 #endif
 };
 

@@ -213,7 +213,8 @@ template <class C> struct LanesBlock {
     C fill;
     bool supported_only;
     bool cuts;
-    RowsAhead written; // where y goes
+    RowsAhead written;      // where y goes
+    const LanesBlock* next; // to be brought into the cache in passing, or null
 };
 
 template <class C> struct LanesKernels {

@@ -45,13 +45,23 @@ template <class C> class Halves {
         C* const flow = flow_[upper].get();
         std::copy_n(end(!upper, round), row_, flow);
         const std::int64_t step = upper ? -1 : 1;
-        for (std::int64_t k = upper ? upper_ - 1 : upper_; k != (upper ? -1 : blocks_); k += step) {
+        const std::int64_t inner = upper ? upper_ - 1 : upper_, end_of_half = upper ? -1 : blocks_;
+        const auto block = [&](std::int64_t k) {
             LanesBlock<C> b = weights_.filter_block(x_.get(), k * kGroupRows, p_.height, terms_[upper].get(), to);
             b.above = upper ? inflow(k) : flow;
             b.below = upper ? flow : inflow(k);
             b.last = upper ? nullptr : flow;
-            p_.kernel().filter(b);
-            if (to != nullptr) to->store(b.y, k * kGroupRows, b.rows);
+            return b;
+        };
+        LanesBlock<C> now{}, next = inner != end_of_half ? block(inner) : now;
+        for (std::int64_t k = inner; k != end_of_half; k += step) {
+            now = next;
+            if (k + step != end_of_half) {
+                next = block(k + step);
+                now.next = &next;
+            }
+            p_.kernel().filter(now);
+            if (to != nullptr) to->store(now.y, k * kGroupRows, now.rows);
         }
     }
 

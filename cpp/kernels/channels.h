@@ -22,7 +22,7 @@ template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_wi
     if constexpr (std::is_same_v<C, S>) return load_vector(from);
     if constexpr (std::is_same_v<C, float> && std::is_same_v<S, BFloat16>)
         return __builtin_bit_cast(Vec<C>, __builtin_convertvector(read<Bits16>(from), Bits32) << 16);
-#if defined(__AVX512F__)
+#if defined(SGS_LONG_VECTORS)
     if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>)
         return __builtin_bit_cast(Vec<C>, _mm512_maskz_cvtph_ps(0xffff, read<__m256i>(from)));
 #elif defined(__F16C__)
@@ -46,7 +46,7 @@ template <class C, class S> __attribute__((always_inline)) inline void store_nar
         __builtin_memcpy(to, &result, sizeof result);
         return;
     }
-#if defined(__AVX512F__)
+#if defined(SGS_LONG_VECTORS)
     if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
         const __m256i result = _mm512_maskz_cvtps_ph(0xffff, __builtin_bit_cast(__m512, v), _MM_FROUND_TO_NEAREST_INT);
         __builtin_memcpy(to, &result, sizeof result);

@@ -1,4 +1,5 @@
-// Vectors of the instruction set's own width, by the compiler's vector extensions. Only for files under kernels/.
+// Vectors of the instruction set's own width, or of at most 32 bytes for files that define SGS_SHORT_VECTORS, by the
+// compiler's vector extensions. Only for files under kernels/.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +9,14 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__) && !defined(SGS_SHORT_VECTORS)
+#define SGS_LONG_VECTORS
+#endif
+
 namespace sgs::SGS_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(SGS_LONG_VECTORS)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
@@ -38,7 +43,7 @@ template <class C> __attribute__((always_inline)) inline Vec<C> splat(C v) { ret
 
 /// To aligned memory, past the caches where the processor can; before others may read it, finish_stream.
 template <class C> __attribute__((always_inline)) inline void stream_vector(C* p, Vec<C> v) {
-#if defined(__AVX512F__)
+#if defined(SGS_LONG_VECTORS)
     _mm512_stream_si512(reinterpret_cast<__m512i*>(p), __builtin_bit_cast(__m512i, v));
 #elif defined(__AVX2__)
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p), __builtin_bit_cast(__m256i, v));
@@ -65,7 +70,7 @@ template <class C> void stream_copy(const C* __restrict from, C* __restrict to, 
 /// w f + x, rounded once where the instruction set can: left to the compiler, that would differ from place to place.
 /// (nothrow, which intrinsics do not say of themselves, or unoptimised code asks for tables of exceptions.)
 __attribute__((always_inline, nothrow)) inline Vec<float> fused(Vec<float> w, Vec<float> f, Vec<float> x) {
-#if defined(__AVX512F__)
+#if defined(SGS_LONG_VECTORS)
     return __builtin_bit_cast(Vec<float>, _mm512_fmadd_ps(__builtin_bit_cast(__m512, w), __builtin_bit_cast(__m512, f),
                                                           __builtin_bit_cast(__m512, x)));
 #elif defined(__FMA__)
@@ -79,7 +84,7 @@ __attribute__((always_inline, nothrow)) inline Vec<float> fused(Vec<float> w, Ve
 #endif
 }
 __attribute__((always_inline, nothrow)) inline Vec<double> fused(Vec<double> w, Vec<double> f, Vec<double> x) {
-#if defined(__AVX512F__)
+#if defined(SGS_LONG_VECTORS)
     return __builtin_bit_cast(Vec<double>,
                               _mm512_fmadd_pd(__builtin_bit_cast(__m512d, w), __builtin_bit_cast(__m512d, f),
                                               __builtin_bit_cast(__m512d, x)));

@@ -1,0 +1,216 @@
+// Both axes of n planes side by side: both line filters are steps from one row of a tile to another. A
+// position's weights are single numbers where all planes share them.
+#pragma once
+
+#include "../step.h"
+#include "ahead.h"
+#include "channels.h"
+
+namespace sgs::SGS_ISA {
+namespace {
+
+// What there is of w for lanes [l, l + kWidth) of a position.
+template <bool own, int n, class C>
+__attribute__((always_inline)) inline Vec<C> at(const C* w, std::int64_t position, int l) {
+    if constexpr (own) return load_vector(w + position * n + l);
+    return splat(w[position]);
+}
+
+template <int n, class C, bool cuts, bool own, int rows> void descend(const LanesBlock<C>& p, C* last) {
+    const C *x = p.x, *down = p.down, *above = p.above;
+    const std::int64_t width = p.width, pitch = p.pitch;
+    for (std::int64_t j = 0; j < width; ++j)
+        for (int l = 0; l < n; l += kWidth<C>) {
+            Vec<C> f = load_vector(above + j * n + l);
+            for (int r = 0; r < rows; ++r)
+                f = arrive<cuts>(load_vector(x + (r * pitch + j) * n + l), at<own, n>(down, r * pitch + j, l), f);
+            store_vector(last + j * n + l, f);
+        }
+}
+
+template <int n, class C, bool cuts, bool own, int rows> void climb(const LanesBlock<C>& p, C* first) {
+    const C *x = p.x, *down = p.down, *below = p.below;
+    const std::int64_t width = p.width, pitch = p.pitch;
+    for (std::int64_t j = 0; j < width; ++j)
+        for (int l = 0; l < n; l += kWidth<C>) {
+            Vec<C> b = load_vector(below + j * n + l);
+            for (int r = rows - 1; r >= 0; --r)
+                b = arrive<cuts>(load_vector(x + (r * pitch + j) * n + l), at<own, n>(down, (r + 1) * pitch + j, l), b);
+            store_vector(first + j * n + l, b);
+        }
+}
+
+template <int n, class C> void pass_on(C* __restrict next, const double* __restrict through, const C* __restrict carry,
+                                       std::int64_t count, bool own) {
+    for (std::int64_t j = 0; j < count; ++j)
+        for (int l = 0; l < n; ++l) {
+            C& to = next[j * n + l];
+            to = static_cast<C>(
+                step(static_cast<double>(to), through[own ? j * n + l : j], static_cast<double>(carry[j * n + l])));
+        }
+}
+
+// (5) along the rows from the right: terms w B. As in plane.cpp, chained on the terms.
+template <int n, class C, bool cuts, bool own, int rows> void from_right(const LanesBlock<C>& p, int l) {
+    const C* __restrict x = p.x;
+    const C* __restrict across = p.across;
+    C* __restrict terms = p.terms;
+    const std::int64_t width = p.width;
+    Vec<C> b[rows] = {}, after[rows] = {};
+    for (std::int64_t j = width - 1; j >= 0; --j)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            const std::int64_t here = (r * width + j) * n + l;
+            b[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j + 1, l), after[r], b[r]);
+            after[r] = load_vector(x + here);
+            store_vector(terms + here, b[r]);
+        }
+}
+
+// What the next block has for n positions of C from j on, as far as it starts a line of memory.
+template <int n, int rows, class C>
+__attribute__((always_inline)) inline void fetch_block(const LanesBlock<C>& next, std::int64_t j) {
+    constexpr int line = 64 / static_cast<int>(sizeof(C)), positions = line > n ? line / n : 1;
+    if (j % positions == 0) {
+        __builtin_prefetch(next.above + j * n, 0, 2);
+        __builtin_prefetch(next.below + j * n, 0, 2);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) __builtin_prefetch(next.x + (r * next.width + j) * n, 0, 2);
+    }
+    if (j % line == 0)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            __builtin_prefetch(next.across + r * (next.width + 1) + j, 0, 2);
+            __builtin_prefetch(next.down + r * next.width + j, 0, 2);
+            __builtin_prefetch(next.reciprocal + r * next.width + j, 0, 2);
+        }
+}
+
+// Everything else. finish(horizontal term, vertical term, x, position) makes y.
+template <int n, class C, bool cuts, bool own, int rows, class Finish>
+__attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int l, const Finish& finish) {
+    const C* __restrict across = p.across;
+    const C* __restrict down = p.down;
+    const std::int64_t width = p.width;
+    const bool residual = p.residual != nullptr, last = p.last != nullptr, fetch = l == 0 && p.written.rows != nullptr;
+    const bool fetch_next = l == 0 && p.next != nullptr;
+    const LanesBlock<C> next = fetch_next ? *p.next : p;
+    Vec<C> f[rows] = {}, before[rows] = {};
+    for (std::int64_t j = 0; j < width; ++j) {
+        if (fetch_next) fetch_block<n, rows>(next, j);
+        if (fetch && j % (kChannels / n) == 0) fetch_written<rows>(p.written, j);
+        Vec<C> x[rows], vertical[rows];
+        Vec<C> d = load_vector(p.above + j * n + l);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+            x[r] = load_vector(p.x + (r * width + j) * n + l);
+            f[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j, l), before[r], f[r]);
+            before[r] = x[r];
+            const Vec<C> w = at<own, n>(down, r * width + j, l);
+            vertical[r] = carry_over<cuts>(w, d);
+            d = arrive<cuts>(x[r], w, d);
+        }
+        if (last) store_vector(p.last + j * n + l, d);
+        C* const below = p.below + j * n + l;
+        Vec<C> u = load_vector(below);
+#pragma GCC unroll 4
+        for (int r = rows - 1; r >= 0; --r) {
+            const Vec<C> w = at<own, n>(down, (r + 1) * width + j, l);
+            const std::int64_t here = (r * width + j) * n + l;
+            Vec<C> y = finish(f[r] + load_vector(p.terms + here), arrive<cuts>(vertical[r], w, u), x[r], r * width + j);
+            u = arrive<cuts>(x[r], w, u);
+            if (residual) y = fused(splat(C(1)), y, load_vector(p.residual + here)); // never with the product before
+            store_vector(p.y + here, y);
+        }
+        store_vector(below, u);
+    }
+}
+
+template <int n, class C, bool cuts, bool own, int rows> void filter(const LanesBlock<C>& block) {
+    const LanesBlock<C> p = block; // so that no store may change it
+    const Vec<C> fill = splat(p.fill), centres = splat(p.centres);
+    for (int l = 0; l < n; l += kWidth<C>) {
+        from_right<n, C, cuts, own, rows>(p, l);
+        const auto each = [&](const auto& finish) { from_left<n, C, cuts, own, rows>(p, l, finish); };
+        if (p.reciprocal_across != nullptr)
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+                return fused(across + x, at<own, n>(p.reciprocal_across, i, l),
+                             (down + x) * at<own, n>(p.reciprocal, i, l));
+            });
+        else if (p.reciprocal == nullptr)
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t) { return fused(centres, x, across + down); });
+        else if (p.supported_only)
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+                const Vec<C> r = at<own, n>(p.reciprocal, i, l);
+                return r < Vec<C>{} ? fill : (across + down + x) * r;
+            });
+        else
+            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+                return (across + down + x) * at<own, n>(p.reciprocal, i, l);
+            });
+    }
+}
+
+// x times c; 0 where c is 0, and x itself elsewhere if only masking.
+template <int n, class C> void trust(C* x, const C* c, std::int64_t count, bool own, bool only_mask) {
+    for (std::int64_t j = 0; j < count; ++j)
+        for (int l = 0; l < n; ++l) {
+            const C trusted = c[own ? j * n + l : j];
+            C& value = x[j * n + l];
+            value = trusted != C(0) ? (only_mask ? value : trusted * value) : C(0);
+        }
+}
+
+// run(cuts, own, rows) with what the block has of them. Lanes that do not share their weights do not share cuts either:
+// what one has must not show in the others' last bits.
+template <int rows = kGroupRows, class C, class Run> void choose(const LanesBlock<C>& p, const Run& run) {
+    if (p.rows == rows) {
+        if (p.own)
+            run(Number<true>{}, Number<true>{}, Number<rows>{});
+        else if (p.cuts)
+            run(Number<true>{}, Number<false>{}, Number<rows>{});
+        else
+            run(Number<false>{}, Number<false>{}, Number<rows>{});
+    } else if constexpr (rows > 1) {
+        choose<rows - 1>(p, run);
+    }
+}
+
+template <int n, class C> void descend_block(const LanesBlock<C>& p, C* last) {
+    choose(p, [&](auto cuts, auto own, auto rows) {
+        descend<n, C, (cuts.value != 0), (own.value != 0), rows.value>(p, last);
+    });
+}
+
+template <int n, class C> void climb_block(const LanesBlock<C>& p, C* first) {
+    choose(p, [&](auto cuts, auto own, auto rows) {
+        climb<n, C, (cuts.value != 0), (own.value != 0), rows.value>(p, first);
+    });
+}
+
+template <int n, class C> void filter_block(const LanesBlock<C>& p) {
+    choose(p,
+           [&](auto cuts, auto own, auto rows) { filter<n, C, (cuts.value != 0), (own.value != 0), rows.value>(p); });
+}
+
+template <class C, int n> constexpr LanesKernels<C> of_planes() {
+    // So much of a plane fits into a core's cache. Positions of several vectors are passed over for each of these,
+    // which only small planes are worth.
+    LanesKernels<C> all{kWidth<C> == n ? 5 << 12 : 1 << 12,
+                        {load_channels<n, C, Half>, load_channels<n, C, BFloat16>, load_channels<n, C, float>,
+                         load_channels<n, C, double>},
+                        {nullptr, nullptr, store_channels<n, C, float>, store_channels<n, C, double>},
+                        trust<n, C>,
+                        descend_block<n, C>,
+                        climb_block<n, C>,
+                        pass_on<n, C>,
+                        filter_block<n, C>};
+    if constexpr (std::is_same_v<C, float>) {
+        all.store[static_cast<int>(DType::float16)] = store_channels<n, C, Half>;
+        all.store[static_cast<int>(DType::bfloat16)] = store_channels<n, C, BFloat16>;
+    }
+    return all;
+}
+
+} // namespace
+} // namespace sgs::SGS_ISA
