@@ -69,7 +69,7 @@ template <int n, class C, bool cuts, bool own, int rows> void from_right(const L
 
 // What the next block has for n positions of C from j on, as far as it starts a line of memory.
 template <int n, int rows, class C>
-__attribute__((always_inline)) inline void fetch_block(const LanesBlock<C>& next, std::int64_t j) {
+__attribute__((always_inline, nothrow)) inline void fetch_block(const LanesBlock<C>& next, std::int64_t j) {
     constexpr int line = 64 / static_cast<int>(sizeof(C)), positions = line > n ? line / n : 1;
     if (j % positions == 0) {
         __builtin_prefetch(next.above + j * n, 0, 2);
