@@ -701,9 +701,10 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
                 reciprocals[k] =
                     reciprocals[k] <= C(1) / least_support<C>() && reciprocals[k] >= C(0) ? reciprocals[k] : C(-1);
         const bool divides = b.makes_support || b.reciprocal.data != nullptr;
+        const bool in_place = b.streams && !b.residual && b.centres == C(1); // where x was, since it is gathered there
         for (int plane = 0; plane < panels.planes; ++plane) {
-            C* const result = panels.results + plane * kTile;
-            const C* const x = tiles + plane * kTaller;
+            C* const x = tiles + plane * kTaller;
+            C* const result = in_place ? x : panels.results + plane * kTile;
             if (divides)
                 filter(plane, [&](Vec<C> s, int at) { store_vector(result + at, s * load_vector(reciprocals + at)); });
             else
@@ -728,7 +729,7 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
             store(panels.results, kTile, b.y, first);
             continue;
         }
-        for (int plane = 0; plane < panels.planes; ++plane)
+        for (int plane = 0; !in_place && plane < panels.planes; ++plane)
             for (int k = 0; k < kTile; k += kWidth<C>)
                 store_vector(tiles + plane * kTaller + k, load_vector(panels.results + plane * kTile + k));
     }
