@@ -429,7 +429,7 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
         return;
     }
     const std::int64_t apart = whole ? count : first_shared(p, count, options);
-    if (!whole) {
+    if (!whole) { // by halves if that takes no longer; one thread by itself has both halves of a part
         const std::int64_t threads = workers(options.num_threads, options), turns = turns_by_halves(p, parts, options);
         const std::int64_t each = (apart + threads - 1) / threads; // parts that a thread has by itself
         if (turns > 0 && turns * threads <= std::min<std::int64_t>(threads, 2) * (each * threads + count - apart)) {

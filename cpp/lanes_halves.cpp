@@ -9,7 +9,7 @@
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kTiles = 3 << 22;         // bytes of all tiles that stay in the cache which threads share,
+constexpr std::int64_t kTiles = 3 << 22;         // bytes of all tiles at a time, of one block
 constexpr std::int64_t kTilesOfBlocks = 3 << 23; // and of several blocks
 
 template <class C> class Halves {

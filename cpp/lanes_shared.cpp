@@ -1,12 +1,12 @@
-// Planes side by side, by all threads together: a part stays in a tile. Threads take a few
-// columns of it to find F and B at the borders of bands of rows, then bands to find everything else, block (9) after
-// block. F and B come from the same steps in the same order as where one thread has a part (lanes.cpp).
+// Planes side by side, by all threads together: a part stays in a tile. Threads take a few columns of it to find F and
+// B at the borders of bands of rows, then bands to find everything else, block (9) after block. F and B come from the
+// same steps in the same order as where one thread has a part (lanes.cpp).
 #include "lanes_weights.h"
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kLargestTile = 3 << 23; // bytes of a part, that fit into a cache which threads share
+constexpr std::int64_t kLargestTile = 3 << 23; // bytes of a part that fits into the cache which threads share
 constexpr std::int64_t kBand = 1 << 19;        // bytes of a band of rows,
 constexpr std::int64_t kColumns = 1 << 19;     // and of the columns that a thread takes: either fits into its own cache
 

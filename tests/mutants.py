@@ -289,9 +289,9 @@ MUTANTS = [
     ),
     Mutant(
         "a centre counted twice, with channels side by side",
-        "cpp/kernels/lanes.cpp",
-        "return (across + down + x) * at<own>(p.reciprocal, i, l);",
-        "return (across + down + x + x) * at<own>(p.reciprocal, i, l);",
+        "cpp/kernels/lanes.h",
+        "return (across + down + x) * at<own, n>(p.reciprocal, i, l);",
+        "return (across + down + x + x) * at<own, n>(p.reciprocal, i, l);",
         FILTER,
     ),
     Mutant(
@@ -303,9 +303,9 @@ MUTANTS = [
     ),
     Mutant(
         "an edge dropped: the last column's, with channels side by side",
-        "cpp/kernels/lanes.cpp",
-        "b[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
-        "if (j + 2 != width) b[r] = carry_over<cuts>(at<own>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
+        "cpp/kernels/lanes.h",
+        "b[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
+        "if (j + 2 != width) b[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
         FILTER,
     ),
     Mutant(
@@ -318,7 +318,7 @@ MUTANTS = [
     Mutant(
         "a last plane skipped, with channels side by side",
         "cpp/lanes_part.h",
-        "tail_ = (size_ - head_) % kChannels;",
+        "tail_ = (size_ - head_) % lanes_;",
         "tail_ = 0;",
         FILTER,
     ),
@@ -366,7 +366,7 @@ MUTANTS = [
     ),
     Mutant(
         "cuts overlooked: of planes with weights of their own, side by side",
-        "cpp/kernels/lanes.cpp",
+        "cpp/kernels/lanes.h",
         "run(Number<true>{}, Number<true>{}, Number<rows>{});",
         "run(Number<false>{}, Number<true>{}, Number<rows>{});",
         BATCH,
@@ -485,7 +485,7 @@ MUTANTS = [
     ),
     Mutant(
         "rounded twice where the step is fused elsewhere, planes side by side",
-        "cpp/kernels/lanes.cpp",
+        "cpp/kernels/lanes.h",
         "u = arrive<cuts>(x[r], w, u);",
         "u = x[r] + carry_over<cuts>(w, u);",
         f"{BANDS} -k at_once",
