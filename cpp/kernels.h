@@ -218,7 +218,7 @@ template <class C> struct LanesBlock {
 };
 
 template <class C> struct LanesKernels {
-    std::int64_t largest; // plane, in positions, that is best taken with so many
+    std::int64_t largest; // plane, in positions, that is not better taken with fewer others
     /// tile[i][l] = source[i * step + offsets[l]] for count positions and `lanes` planes; other lanes are 0 or
     /// those of the first plane again.
     void (*load[4])(C* tile, const void* source, std::int64_t count, std::int64_t step, const std::int64_t* offsets,

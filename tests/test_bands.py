@@ -312,3 +312,15 @@ def test_missing_values_of_planes_that_guide_themselves(channels: int, size: tup
     y = sgs.semi_global_filter(x, None, 2.0, confidence=confidence)
     expected = sgs.reference.semi_global_filter(x, None, 2.0, confidence=confidence)
     np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_zeros_have_their_sign_for_any_number_of_threads(isa: str) -> None:
+    """Negative numbers that fade below the range of the type, in a plane whose only cut is far from most of them."""
+    guide = np.zeros((1, 512, 160), np.float32)
+    guide[0, 400, 80] = 1e6
+    guide[0] += 69 * np.arange(160)
+    x = np.full((32, 512, 160), -0.0, np.float32)
+    x[:, :, [0, -1]] = -1
+    bits = [sgs.semi_global_filter(x, guide, 1.0, num_threads=n).view(np.int32) for n in (1, 3, 16)]
+    np.testing.assert_array_equal(bits[1], bits[0])
+    np.testing.assert_array_equal(bits[2], bits[0])

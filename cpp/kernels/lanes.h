@@ -67,7 +67,7 @@ template <int n, class C, bool cuts, bool own, int rows> void from_right(const L
         }
 }
 
-// What the next block has for n positions of C from j on, as far as it starts a line of memory.
+// What the next block has for position j of n planes, and the lines of weights that start there.
 template <int n, int rows, class C>
 __attribute__((always_inline, nothrow)) inline void fetch_block(const LanesBlock<C>& next, std::int64_t j) {
     constexpr int line = 64 / static_cast<int>(sizeof(C)), positions = line > n ? line / n : 1;

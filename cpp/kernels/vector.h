@@ -100,10 +100,10 @@ __attribute__((always_inline, nothrow)) inline Vec<double> fused(Vec<double> w, 
 #endif
 }
 
-/// x + w f; exactly x where the edge is cut.
+/// x + w f; x + 0 where the edge is cut, as where nothing flows in, so that -0 becomes 0 with cuts and without.
 template <bool cuts, class V> __attribute__((always_inline)) inline V arrive(V x, V w, V f) {
     const V sum = fused(w, f, x);
-    if constexpr (cuts) return w != V{} ? sum : x;
+    if constexpr (cuts) return w != V{} ? sum : x + V{};
     return sum;
 }
 
