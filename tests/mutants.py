@@ -843,7 +843,7 @@ MUTANTS = [
     Mutant(
         "the cut rule removed: lines straight from memory",
         "cpp/kernels/vector.h",
-        "if constexpr (cuts) return w != V{} ? sum : x;",
+        "if constexpr (cuts) return w != V{} ? sum : x + V{};",
         "if constexpr (cuts) return w == w ? sum : x;",
         f"{WAYS} -k crosses",
     ),
