@@ -348,9 +348,8 @@ template <class C> bool side_by_side(const PlaneSet<C>& p) {
     // Bands of 8 or 16 planes, and what flows between those of few parts, take much memory where rows are wide. That is
     // borne where neighbours lie together, since any other way reads their lines of memory again for each plane.
     const std::int64_t parts = p.planes / p.neighbours * ((p.neighbours + p.lanes - 1) / p.lanes);
-    const bool together = std::abs(p.plane_stride(p.o.y)) < std::abs(p.column_stride(p.o.y));
-    const bool affordable = together || p.width <= (parts >= kFewestTasks ? kWidestSideBySide : kWidestOfFew);
-    return p.neighbours >= kFewestSideBySide && affordable;
+    const std::int64_t widest = parts >= kFewestTasks ? kWidestSideBySide : kWidestOfFew;
+    return p.neighbours >= kFewestSideBySide && (p.lie_together() || p.width <= widest);
 }
 
 namespace {

@@ -22,14 +22,13 @@ template <class C> class Halves {
 
     /// F of the upper rows, or B of the lower, from the outside to the middle; of a part in memory, or of the tile.
     void come(bool upper, std::int64_t round, const PartRows<C>* from) {
-        const std::int64_t outer = upper ? 0 : blocks_ - 1, inner = upper ? upper_ - 1 : upper_, step = upper ? 1 : -1;
-        const bool none = (upper ? upper_ : blocks_ - upper_) == 0;
-        std::fill_n(none ? end(upper, round) : inflow(outer), row_, C(0));
-        for (std::int64_t k = outer; k != inner + step; k += step) {
+        const std::int64_t step = upper ? 1 : -1, past = inner(upper) + step;
+        std::fill_n(outer(upper) == past ? end(upper, round) : inflow(outer(upper)), row_, C(0));
+        for (std::int64_t k = outer(upper); k != past; k += step) {
             const std::int64_t row = k * kGroupRows;
             LanesBlock<C> b = weights_.block(x_.get(), row, p_.height);
             if (from != nullptr) from->load_x(x_.get() + row * row_, row, b.rows);
-            C* const next = k == inner ? end(upper, round) : inflow(k + step);
+            C* const next = k == inner(upper) ? end(upper, round) : inflow(k + step);
             if (upper) {
                 b.above = inflow(k);
                 p_.kernel().descend(b, next);
@@ -45,7 +44,6 @@ template <class C> class Halves {
         C* const flow = flow_[upper].get();
         std::copy_n(end(!upper, round), row_, flow);
         const std::int64_t step = upper ? -1 : 1;
-        const std::int64_t inner = upper ? upper_ - 1 : upper_, end_of_half = upper ? -1 : blocks_;
         const auto block = [&](std::int64_t k) {
             LanesBlock<C> b = weights_.filter_block(x_.get(), k * kGroupRows, p_.height, terms_[upper].get(), to);
             b.above = upper ? inflow(k) : flow;
@@ -53,19 +51,19 @@ template <class C> class Halves {
             b.last = upper ? nullptr : flow;
             return b;
         };
-        LanesBlock<C> now{}, next = inner != end_of_half ? block(inner) : now;
-        for (std::int64_t k = inner; k != end_of_half; k += step) {
-            now = next;
-            if (k + step != end_of_half) {
-                next = block(k + step);
-                now.next = &next;
-            }
-            p_.kernel().filter(now);
-            if (to != nullptr) to->store(now.y, k * kGroupRows, now.rows);
+        for (std::int64_t k = inner(upper); k != outer(upper) + step; k += step) {
+            LanesBlock<C> b = block(k);
+            const LanesBlock<C> next = k == outer(upper) ? b : block(k + step);
+            if (k != outer(upper)) b.next = &next;
+            p_.kernel().filter(b);
+            if (to != nullptr) to->store(b.y, k * kGroupRows, b.rows);
         }
     }
 
   private:
+    // The blocks of rows where a half begins and ends.
+    std::int64_t outer(bool upper) const { return upper ? 0 : blocks_ - 1; }
+    std::int64_t inner(bool upper) const { return upper ? upper_ - 1 : upper_; }
     C* inflow(std::int64_t k) { return inflows_.get() + k * row_; }
     // At the middle: of two rounds by turns, as one may be found while the other is in use.
     C* end(bool upper, std::int64_t round) { return ends_.get() + (2 * (round % 2) + (upper ? 1 : 0)) * row_; }

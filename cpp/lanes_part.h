@@ -116,8 +116,8 @@ template <class C> class PartRows {
     std::int64_t x_offsets_[kChannels]{}, y_offsets_[kChannels]{};
 };
 
-/// Whether a part as a whole fits into the cache that threads share; then these ways give the very numbers that a
-/// thread for each part would.
+/// Whether a part, with weights that its planes share and no confidence, fits as a whole into the cache that threads
+/// share. The ways that keep it there give the very numbers that a thread for each part would.
 template <class C> bool is_tile(const PlaneSet<C>& p);
 
 /// From which of so many parts on it is best that all threads work on one after the other, with as many as there are.

@@ -63,9 +63,7 @@ template <class C> class PlaneSet {
                 if (!group) group_size *= o.y.shape[d];
             }
         neighbours = own_weights ? o.y.shape[dims[0]] : group_size;
-        const bool apart =
-            std::abs(plane_stride(o.y)) >= std::abs(column_stride(o.y)); // else they fill lines of memory
-        lanes = apart && height * width > kernels<C>().lanes.largest ? kFewChannels : kChannels;
+        lanes = !lie_together() && height * width > kernels<C>().lanes.largest ? kFewChannels : kChannels;
     }
 
     const Operands& o;
@@ -102,6 +100,8 @@ template <class C> class PlaneSet {
     }
     /// Elements from a plane to its neighbour.
     std::int64_t plane_stride(const AnyView& v) const { return outer_.empty() ? 0 : v.strides[outer_[0]]; }
+    /// Whether neighbours are closer in y's memory than columns: as many as there are fill its lines.
+    bool lie_together() const { return std::abs(plane_stride(o.y)) < std::abs(column_stride(o.y)); }
     /// The kernels for so many planes side by side.
     const LanesKernels<C>& kernel() const { return lanes == kChannels ? kernels<C>().lanes : kernels<C>().few_lanes; }
     /// Of tiles.

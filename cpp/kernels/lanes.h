@@ -1,5 +1,5 @@
-// Both axes of n planes side by side: both line filters are steps from one row of a tile to another. A
-// position's weights are single numbers where all planes share them.
+// Both axes of n planes side by side: both line filters are steps from one row of a tile to another. A position's
+// weights are single numbers where all planes share them. Only for files under kernels/.
 #pragma once
 
 #include "../step.h"
@@ -16,27 +16,19 @@ __attribute__((always_inline)) inline Vec<C> at(const C* w, std::int64_t positio
     return splat(w[position]);
 }
 
-template <int n, class C, bool cuts, bool own, int rows> void descend(const LanesBlock<C>& p, C* last) {
-    const C *x = p.x, *down = p.down, *above = p.above;
+// (4) along the columns: F of the last row from F of the row above, or B of the first from B of the row below.
+template <int n, class C, bool downward, bool cuts, bool own, int rows> void scan(const LanesBlock<C>& p, C* end) {
+    const C *x = p.x, *down = p.down, *start = downward ? p.above : p.below;
     const std::int64_t width = p.width, pitch = p.pitch;
     for (std::int64_t j = 0; j < width; ++j)
         for (int l = 0; l < n; l += kWidth<C>) {
-            Vec<C> f = load_vector(above + j * n + l);
-            for (int r = 0; r < rows; ++r)
-                f = arrive<cuts>(load_vector(x + (r * pitch + j) * n + l), at<own, n>(down, r * pitch + j, l), f);
-            store_vector(last + j * n + l, f);
-        }
-}
-
-template <int n, class C, bool cuts, bool own, int rows> void climb(const LanesBlock<C>& p, C* first) {
-    const C *x = p.x, *down = p.down, *below = p.below;
-    const std::int64_t width = p.width, pitch = p.pitch;
-    for (std::int64_t j = 0; j < width; ++j)
-        for (int l = 0; l < n; l += kWidth<C>) {
-            Vec<C> b = load_vector(below + j * n + l);
-            for (int r = rows - 1; r >= 0; --r)
-                b = arrive<cuts>(load_vector(x + (r * pitch + j) * n + l), at<own, n>(down, (r + 1) * pitch + j, l), b);
-            store_vector(first + j * n + l, b);
+            Vec<C> sum = load_vector(start + j * n + l);
+            for (int k = 0; k < rows; ++k) {
+                const int r = downward ? k : rows - 1 - k, edge = downward ? r : r + 1;
+                sum =
+                    arrive<cuts>(load_vector(x + (r * pitch + j) * n + l), at<own, n>(down, edge * pitch + j, l), sum);
+            }
+            store_vector(end + j * n + l, sum);
         }
 }
 
@@ -176,15 +168,9 @@ template <int rows = kGroupRows, class C, class Run> void choose(const LanesBloc
     }
 }
 
-template <int n, class C> void descend_block(const LanesBlock<C>& p, C* last) {
+template <int n, class C, bool downward> void scan_block(const LanesBlock<C>& p, C* end) {
     choose(p, [&](auto cuts, auto own, auto rows) {
-        descend<n, C, (cuts.value != 0), (own.value != 0), rows.value>(p, last);
-    });
-}
-
-template <int n, class C> void climb_block(const LanesBlock<C>& p, C* first) {
-    choose(p, [&](auto cuts, auto own, auto rows) {
-        climb<n, C, (cuts.value != 0), (own.value != 0), rows.value>(p, first);
+        scan<n, C, downward, (cuts.value != 0), (own.value != 0), rows.value>(p, end);
     });
 }
 
@@ -201,8 +187,8 @@ template <class C, int n> constexpr LanesKernels<C> of_planes() {
                          load_channels<n, C, double>},
                         {nullptr, nullptr, store_channels<n, C, float>, store_channels<n, C, double>},
                         trust<n, C>,
-                        descend_block<n, C>,
-                        climb_block<n, C>,
+                        scan_block<n, C, true>,
+                        scan_block<n, C, false>,
                         pass_on<n, C>,
                         filter_block<n, C>};
     if constexpr (std::is_same_v<C, float>) {
