@@ -450,61 +450,54 @@ template <class C, bool cuts, bool ones> void leave_left(const C* x, const C* w,
     }
 }
 
-// (5) x + w F + w B along the rows of a panel, sums[j * kRows + r]; `before` are the weights that enter the panel,
-// forward is F of the column before it and becomes F of its last. Both sweeps in one loop, so that their chains
-// overlap: up to where they meet each leaves its own sum, then each finds the other's.
-template <class C, bool cuts, bool ones>
-void filter_across(const C* x, const C* w, const C* before, C* forward, const C* backward, C* sums) {
-    for (int r = 0; r < kRows; r += kWidth<C>) {
-        Vec<C> v[kRows];
+// What finish(sum, place in the tile) makes of x + w F + w B along the rows of a panel (5) and down its columns. Along
+// rows `before` are the weights that enter the panel, forward is F of the column before it and becomes F of its last,
+// backward is B of the column after it; down_w has the weights that enter each row and those that leave the last; above
+// and below have crossed those two already. Both sweeps of a direction in one loop, so that their chains overlap: up to
+// where they meet each leaves its own sum, then each finds the other's.
+template <class C, bool cuts, bool ones, class Finish>
+__attribute__((always_inline)) inline void filter_panel(const C* x, const C* across, const C* before, C* forward, const C* backward,
+                  const C* down, const C* above, const C* below, const Finish& finish) {
+    constexpr int n = kWidth<C>;
+    Vec<C> s[kVectors<C>][kRows];
+    for (int part = 0; part < kVectors<C>; ++part) {
+        const int r = part * n;
+        Vec<C> v[kRows], *const sums = s[part];
         load_columns<C, ones>(x, r, v);
         Vec<C> f = load_vector(forward + r), b = load_vector(backward + r), weight = load_vector(before + r);
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
             const int j = kRows - 1 - i;
             f = v[i] + weight * across_edge<cuts>(weight, f);
-            weight = load_vector(w + i * kRows + r);
-            C* const at = sums + i * kRows + r;
-            store_vector(at, i < j ? f : f + weight * load_vector(at));
-            const Vec<C> after = load_vector(w + j * kRows + r);
+            weight = load_vector(across + i * kRows + r);
+            sums[i] = i < j ? f : f + weight * sums[i];
+            const Vec<C> after = load_vector(across + j * kRows + r);
             b = across_edge<cuts>(after, b);
-            C* const from = sums + j * kRows + r;
-            store_vector(from, i < j ? b : load_vector(from) + after * b);
+            sums[j] = i < j ? b : sums[j] + after * b;
             b = v[j] + after * b;
         }
         store_vector(forward + r, f);
+#pragma GCC unroll 16
+        for (int j = 0; j < kRows; j += n) transpose<C>(sums + j);
     }
-}
-
-// What finish(sum, place in the tile) makes of sums + w F + w B down the columns of a panel. w has the weights that
-// enter each row and those that leave the last; above and below have crossed those two already. Both ways in one loop,
-// too.
-template <class C, bool cuts, bool ones, class Finish> __attribute__((always_inline)) inline void
-filter_down(const C* x, const C* w, const C* above, const C* below, const C* sums, const Finish& finish) {
-    constexpr int n = kWidth<C>;
-    for (int j = 0; j < kRows; j += n) {
-        Vec<C> s[kRows];
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; r += n) {
-#pragma GCC unroll 16
-            for (int k = 0; k < n; ++k) s[r + k] = load_vector(sums + (j + k) * kRows + r);
-            transpose<C>(s + r);
-        }
+    for (int part = 0; part < kVectors<C>; ++part) {
+        const int j = part * n;
         const auto value = [&](int at) { return ones ? splat(C(1)) : load_vector(x + at); };
         Vec<C> f = load_vector(above + j), b = load_vector(below + j);
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
-            const int top = i * kRows + j, bottom = (kRows - 1 - i) * kRows + j;
-            const Vec<C> enters = load_vector(w + top), leaves = load_vector(w + bottom + kRows);
+            const int last = kRows - 1 - i, top = i * kRows + j, bottom = last * kRows + j;
+            Vec<C>&at = s[i / n][j + i % n], &opposite = s[last / n][j + last % n];
+            const Vec<C> enters = load_vector(down + top), leaves = load_vector(down + bottom + kRows);
             f = across_edge<cuts>(enters, f);
             b = across_edge<cuts>(leaves, b);
-            s[i] = s[i] + enters * f;
-            s[kRows - 1 - i] = s[kRows - 1 - i] + leaves * b;
+            at = at + enters * f;
+            opposite = opposite + leaves * b;
             f = value(top) + enters * f;
             b = value(bottom) + leaves * b;
             if (i >= kRows / 2) {
-                finish(s[i], top);
-                finish(s[kRows - 1 - i], bottom);
+                finish(at, top);
+                finish(opposite, bottom);
             }
         }
     }
@@ -672,7 +665,7 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
         }
     }
 
-    alignas(64) C sums[kTile], reciprocals[kTile], down[kTile + kRows], before[kRows];
+    alignas(64) C reciprocals[kTile], down[kTile + kRows], before[kRows];
     for (std::int64_t k = 0; k < field_size; ++k) panels.carry[k] = C(0);
     for (int k = 0; k < kRows; ++k) before[k] = C(0);
     for (std::int64_t p = 0; p < panels.count; ++p) {
@@ -688,10 +681,9 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
         const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
             const C* const x = tiles + field * kTaller;
             choose(any, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
-                filter_across<C, cuts, ones>(x, across, before, panels.carry + field * kRows, checkpoint(p, field),
-                                             sums);
-                filter_down<C, cuts, ones>(x, down, ends.above + field * ends.stride + first,
-                                           ends.below + field * ends.stride + first, sums, finish);
+                filter_panel<C, cuts, ones>(x, across, before, panels.carry + field * kRows, checkpoint(p, field), down,
+                                            ends.above + field * ends.stride + first,
+                                            ends.below + field * ends.stride + first, finish);
             });
         };
         if (b.reciprocal.data != nullptr) load(reciprocals, 0, b.reciprocal, first, kRows);
