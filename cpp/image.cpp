@@ -1,16 +1,19 @@
-// Images: few planes that share their weights go through one kernel together, a block of kRows rows at a time. What
-// flows into each block is found before, by one more reading of x and the guide.
+// Images: few planes that share their weights go through one kernel together, a block of kRows rows at a time. F of the
+// upper half and B of the lower are found first, by one more reading of x and the guide from the outside to the middle.
+// Then both halves are filtered on the way back, with B or F from the middle. As many threads as there are work on
+// neighbouring blocks, each a few panels behind the one before.
 #include "image.h"
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 namespace sgs {
 namespace {
 
-constexpr std::int64_t kStrip = 2048;       // columns that one task connects
-constexpr std::int64_t kSmall = 1 << 17;    // positions of an image that one thread filters alone where there are many
-constexpr std::int64_t kTaskSize = 1 << 12; // positions that are worth a turn
-constexpr std::int64_t kTurns = 8;          // of a thread, where there are that many
+constexpr std::int64_t kSmall = 1 << 17; // positions of an image that one thread filters alone where there are many
+constexpr std::int64_t kStrip = 256;     // columns of a half, at least, that a thread has to find F or B of
+constexpr std::int64_t kStep = 8;        // panels by which threads of a half follow each other
 constexpr std::int64_t kStreamedBlock = 3 << 16; // bytes of y: in L2, smaller ones are better written as they come
 
 // All rows of the planes of a group, and how they lie.
@@ -82,16 +85,19 @@ template <class C> class Image {
     std::int64_t fields() const { return fields_; }
     std::int64_t scratch() const { return image_scratch(p_.width, p_.group_size, guide_planes_); }
 
-    ImageBlock<C> block(std::int64_t group, std::int64_t k, C* scratch) const {
+    /// `width` columns of block k from `first` on, which is where a panel begins.
+    ImageBlock<C> block(std::int64_t group, std::int64_t k, std::int64_t first, std::int64_t width, C* scratch) const {
         const Operands& o = p_.o;
         ImageBlock<C> b = block_;
         b.rows = p_.block_rows(k);
+        b.width = width;
         b.linked = k + 1 < p_.blocks;
         b.scratch = scratch;
         const auto enter = [&](PlaneRows& rows, const AnyView& v) {
-            rows.data = p_.row(v, group * p_.group_size, k * kRows);
+            char* const row = static_cast<char*>(p_.row(v, group * p_.group_size, k * kRows));
+            rows.data = row + first * rows.column_stride * static_cast<std::int64_t>(item_size(v.dtype));
             rows.rows = p_.height - k * kRows;
-            rows.width = p_.width;
+            rows.width = width;
         };
         enter(b.x, o.x);
         enter(b.y, o.y);
@@ -116,96 +122,118 @@ template <class C> class Image {
     ImageBlock<C> block_{};
 };
 
-// What flows between the blocks of one image. In one piece of memory: the allocator is likelier to have one at hand.
-template <class C> class BlockEnds {
+// One image: its blocks, and what flows between them. Of the upper half, F of the row above each block is kept; of the
+// lower, B of the row below. From the middle outward, one row is enough for the other.
+template <class C> class Halves {
   public:
-    BlockEnds(std::int64_t blocks, std::int64_t fields, std::int64_t pitch)
-        : blocks_(blocks), pitch_(pitch), stride_((blocks + 1) * pitch),
-          memory_(2 * fields * stride_ + blocks * pitch * (1 + kDouble)), above_(memory_.get()),
-          below_(above_ + fields * stride_), leaving_(below_ + fields * stride_),
-          through_(reinterpret_cast<double*>(leaving_ + blocks * pitch)) {}
+    Halves(const Image<C>& image, const PlaneSet<C>& p, std::int64_t group)
+        : image_(image), p_(p), group_(group), upper_((p.blocks + 1) / 2), row_(image.fields() * image.pitch()),
+          memory_((p.blocks + 2) * row_ + (p.blocks + 1) * image.pitch()),
+          edges_(memory_.get() + (p.blocks + 2) * row_), done_(static_cast<std::size_t>(p.blocks)) {
+        std::fill_n(above(0), row_, C(0));
+        std::fill_n(below(p.blocks - 1), row_, C(0));
+        for (const std::int64_t k : {std::int64_t(0), p.blocks}) std::fill_n(edges(k), image.pitch(), C(1));
+    }
 
-    /// Where a block leaves what it makes by itself: above for the next block, below for the one before.
-    ImageEnds<C> leaving(std::int64_t k) const {
-        return {above_ + (k + 1) * pitch_, below_ + k * pitch_, through_ + k * pitch_, leaving_ + k * pitch_, stride_};
+    /// F of the upper half or B of the lower, from the outside to the middle, of `width` columns from `first` on.
+    void come(bool upper, std::int64_t first, std::int64_t width, C* scratch, CancelFlag& cancel, int worker) const {
+        if (p_.blocks == 1) return;
+        for (std::int64_t i = size(upper) - 1; i >= 0; --i) {
+            cancel.check(worker);
+            const std::int64_t k = block(upper, i);
+            const ImageBlock<C> b = enter(k, first, width, i > 0 ? (upper ? 1 : -1) : 0, scratch);
+            if (upper)
+                kernels<C>().image.descend(b, above(k) + first, above(k + 1) + first, image_.pitch());
+            else
+                kernels<C>().image.climb(b, below(k) + first, below(k - 1) + first, image_.pitch());
+        }
     }
-    ImageEnds<C> entering(std::int64_t k) const {
-        return {above_ + k * pitch_, below_ + (k + 1) * pitch_, nullptr, nullptr, stride_};
-    }
-    /// From what leaves each block alone to what enters it, for `count` columns of a field.
-    void connect(std::int64_t field, std::int64_t first, std::int64_t count) const {
-        const ImageKernels<C>& kernel = kernels<C>().image;
-        double carry[kStrip];
-        C* const above = above_ + field * stride_ + first;
-        C* const below = below_ + field * stride_ + first;
-        std::fill_n(above, count, C(0));
-        std::fill_n(below + blocks_ * pitch_, count, C(0));
-        std::fill_n(carry, count, 0.0);
-        for (std::int64_t k = 0; k + 1 < blocks_; ++k)
-            kernel.pass_down(above + (k + 1) * pitch_, through_ + k * pitch_ + first, carry, count);
-        for (std::int64_t j = 0; j < count; ++j) carry[j] = static_cast<double>(below[(blocks_ - 1) * pitch_ + j]);
-        for (std::int64_t k = blocks_ - 1; k > 0; --k)
-            kernel.pass_up(below + k * pitch_, leaving_ + (k - 1) * pitch_ + first, through_ + (k - 1) * pitch_ + first,
-                           below + (k - 1) * pitch_, carry, count);
+
+    /// Everything, from the middle to the outside: those blocks of a half that no other thread has.
+    void go(bool upper, C* scratch, CancelFlag& cancel, int worker) {
+        const auto kernel = kernels<C>().image;
+        const std::int64_t panels = image_.pitch() / kRows;
+        for (;;) {
+            cancel.check(worker); // before a block is taken, for which others wait
+            const std::int64_t i = taken_[upper].fetch_add(1, std::memory_order_relaxed);
+            if (i >= size(upper)) return;
+            const std::int64_t k = block(upper, i);
+            const ImageBlock<C> b = enter(k, 0, p_.width, i + 1 < size(upper) ? (upper ? -1 : 1) : 0, scratch);
+            const ImageFlows<C> flows{above(upper ? k : upper_), below(upper ? upper_ - 1 : k), image_.pitch(), upper};
+            kernel.bring_in(b);
+            for (std::int64_t panel = 0; panel < panels; panel += kStep) {
+                const std::int64_t end = std::min(panel + kStep, panels);
+                if (i > 0)
+                    while (done(block(upper, i - 1)).load(std::memory_order_acquire) < end) std::this_thread::yield();
+                kernel.filter(b, flows, panel, end);
+                done(k).store(end, std::memory_order_release);
+            }
+            if (b.streams) kernel.stream(b);
+        }
     }
 
   private:
-    static constexpr std::int64_t kDouble = sizeof(double) / sizeof(C);
-    std::int64_t blocks_, pitch_, stride_;
-    Buffer<C> memory_;
-    C *above_, *below_, *leaving_;
-    double* through_;
+    std::int64_t size(bool upper) const { return upper ? upper_ : p_.blocks - upper_; }
+    /// Block i of a half, from the middle on.
+    std::int64_t block(bool upper, std::int64_t i) const { return upper ? upper_ - 1 - i : upper_ + i; }
+    C* above(std::int64_t k) const { return memory_.get() + k * row_; }       // of blocks 0 to the lower half's first
+    C* below(std::int64_t k) const { return memory_.get() + (k + 2) * row_; } // of the upper half's last and on
+    C* edges(std::int64_t k) const { return edges_ + k * image_.pitch(); }    // weights of those that enter block k
+    std::atomic<std::int64_t>& done(std::int64_t k) { return done_[static_cast<std::size_t>(k)]; }
+
+    /// A block, and the rows of the one that follows, `next` further on.
+    ImageBlock<C> enter(std::int64_t k, std::int64_t first, std::int64_t width, std::int64_t next, C* scratch) const {
+        ImageBlock<C> b = image_.block(group_, k, first, width, scratch);
+        b.entering = edges(k) + first;
+        b.leaving = edges(k + 1) + first;
+        b.next = next * kRows;
+        return b;
+    }
+
+    const Image<C>& image_;
+    const PlaneSet<C>& p_;
+    std::int64_t group_, upper_, row_; // blocks of the upper half; elements of a row of all fields
+    Buffer<C> memory_;                 // in one piece: the allocator is likelier to have one at hand
+    C* edges_;
+    std::atomic<std::int64_t> taken_[2]{};        // blocks of each half
+    std::vector<std::atomic<std::int64_t>> done_; // panels of each block
 };
 
 } // namespace
 
 template <class C> void filter_image(const PlaneSet<C>& p, const Options& options) {
     const Image<C> image(p);
-    const auto kernel = kernels<C>().image;
-    const std::int64_t groups = p.planes / p.group_size, strips = (image.pitch() + kStrip - 1) / kStrip;
-    const auto connect = [&](const BlockEnds<C>& ends, std::int64_t task) {
-        const std::int64_t first = task % strips * kStrip;
-        ends.connect(task / strips, first, std::min(kStrip, image.pitch() - first));
-    };
-    if (groups >= 2 * options.num_threads && p.height * p.width <= kSmall) {
-        struct Scratch {
-            Scratch(const Image<C>& image, std::int64_t blocks)
-                : ends(blocks, image.fields(), image.pitch()), memory(image.scratch()) {}
-            BlockEnds<C> ends;
-            Buffer<C> memory;
-        };
-        const PerWorker<Scratch> scratch(groups, options, image, p.blocks);
-        parallel_for(groups, options, [&](std::int64_t group, int worker) {
-            const Scratch& s = scratch[worker];
-            for (std::int64_t k = 0; p.blocks > 1 && k < p.blocks; ++k)
-                kernel.ends(image.block(group, k, s.memory.get()), s.ends.leaving(k));
-            for (std::int64_t task = 0; task < image.fields() * strips; ++task) connect(s.ends, task);
-            for (std::int64_t k = 0; k < p.blocks; ++k)
-                kernel.filter(image.block(group, k, s.memory.get()), s.ends.entering(k));
-        });
-        return;
-    }
-    // Neighbours, which one thread brings in for itself (Soon), but several turns for each thread.
-    const std::int64_t together = std::clamp<std::int64_t>(
-        std::max(kTaskSize / (kRows * p.width), p.blocks / (kTurns * options.num_threads)), 1, p.blocks);
-    const std::int64_t tasks = (p.blocks + together - 1) / together;
-    const BlockEnds<C> ends(p.blocks, image.fields(), image.pitch());
+    const std::int64_t groups = p.planes / p.group_size;
     struct Scratch {
         explicit Scratch(const Image<C>& image) : memory(image.scratch()) {}
         Buffer<C> memory;
     };
-    const PerWorker<Scratch> scratch(tasks, options, image);
-    const auto each_block = [&](const auto& run) {
-        parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-            const std::int64_t end = std::min(p.blocks, (task + 1) * together);
-            for (std::int64_t k = task * together; k < end; ++k) run(k, scratch[worker].memory.get());
+    CancelFlag cancel(options);
+    if (groups >= 2 * options.num_threads && p.height * p.width <= kSmall) {
+        const PerWorker<Scratch> scratch(groups, options, image);
+        parallel_for(groups, options, [&](std::int64_t group, int worker) {
+            C* const memory = scratch[worker].memory.get();
+            Halves<C> halves(image, p, group);
+            for (const bool upper : {true, false}) halves.come(upper, 0, p.width, memory, cancel, worker);
+            for (const bool upper : {true, false}) halves.go(upper, memory, cancel, worker);
         });
-    };
+        return;
+    }
+    const std::int64_t threads = workers(std::min<std::int64_t>(options.num_threads, p.blocks), options);
+    const std::int64_t most = std::clamp<std::int64_t>(p.width / kStrip, 1, (threads + 1) / 2);
+    const std::int64_t width = whole_vectors((p.width + most - 1) / most), strips = (p.width + width - 1) / width;
+    const PerWorker<Scratch> scratch(std::max(threads, 2 * strips), options, image);
     for (std::int64_t group = 0; group < groups; ++group) {
-        if (p.blocks > 1)
-            each_block([&](std::int64_t k, C* memory) { kernel.ends(image.block(group, k, memory), ends.leaving(k)); });
-        parallel_for(image.fields() * strips, options, [&](std::int64_t task, int) { connect(ends, task); });
-        each_block([&](std::int64_t k, C* memory) { kernel.filter(image.block(group, k, memory), ends.entering(k)); });
+        Halves<C> halves(image, p, group);
+        parallel_for(2 * strips, options, [&](std::int64_t task, int worker) {
+            const std::int64_t first = task / 2 * width;
+            halves.come(task % 2 == 0, first, std::min(width, p.width - first), scratch[worker].memory.get(), cancel,
+                        worker);
+        });
+        parallel_for(threads, options, [&](std::int64_t task, int worker) {
+            for (const bool upper : {task % 2 == 0, task % 2 != 0})
+                halves.go(upper, scratch[worker].memory.get(), cancel, worker);
+        });
     }
 }
 

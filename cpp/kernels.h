@@ -131,7 +131,8 @@ struct PlaneRows {
 /// Up to kRows rows of a few planes that share weights and supports.
 template <class C> struct ImageBlock {
     std::int64_t rows, width;
-    bool linked; // more rows follow
+    bool linked;       // more rows follow
+    std::int64_t next; // the row, from the first on, where kRows begin that are needed soon
     PlaneRows x, y;
     PlaneRows guide, guide_trust; // weights are made of: distances to where guide_trust is 0 are 0 (8)
     bool own_guide;               // which is x as the sums take it
@@ -146,7 +147,10 @@ template <class C> struct ImageBlock {
     bool supported_only; // a negative reciprocal marks an unsupported position
     bool residual;
     bool streams; // y, whose rows are without gaps and of the computing type, is written past the caches
-    C* scratch;   // image_scratch elements
+    // Weights of the edges to the rows above and below, in rows of whole panels: 1 where no row is.
+    const C* entering;
+    C* leaving;
+    C* scratch; // image_scratch elements
 };
 
 /// Elements of scratch for a block.
@@ -157,25 +161,25 @@ inline std::int64_t image_scratch(std::int64_t width, std::int64_t planes, std::
            (panels + 1) * (planes + 1) * kRows + panels * (tile + kRows + planes * kRows);
 }
 
-/// What flows between blocks: rows of whole panels of kRows columns.
-template <class C> struct ImageEnds {
-    C* above;            // enters a block from above, the edge crossed; or leaves it below
-    C* below;            // enters it from below, the edge crossed; or B of its first row
-    double* through;     // products of the weights of all edges from row to row, and that which leaves the block
-    C* leaving;          // the weights of that
-    std::int64_t stride; // of above and below, from plane to plane, and to the support where it is found
+/// F of the row above a block and B of the row below, in rows of whole panels. Upward, below becomes B of the block's
+/// first row; else above becomes F of its last.
+template <class C> struct ImageFlows {
+    C *above, *below;
+    std::int64_t stride; // from plane to plane, and to the support where it is found
+    bool upward;
 };
 
 template <class C> struct ImageKernels {
-    /// What leaves a block by itself.
-    void (*ends)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
-    /// value += through times carry, where there is a way through, and so does carry.
-    void (*pass_down)(C* value, const double* through, double* carry, std::int64_t count);
-    /// value becomes what of carry crosses the edge `leaving`; carry becomes alone + through times carry.
-    void (*pass_up)(C* value, const C* leaving, const double* through, const C* alone, double* carry,
-                    std::int64_t count);
-    /// (7), (8) of a block, from what enters it.
-    void (*filter)(const ImageBlock<C>& block, const ImageEnds<C>& ends);
+    /// (4) `to` becomes F of the last row of a block from F of the row above, or B of the first from B of the row
+    /// below; both are laid out as in ImageFlows. Where there is a row below, block.leaving is found as well.
+    void (*descend)(const ImageBlock<C>& block, const C* from, C* to, std::int64_t stride);
+    void (*climb)(const ImageBlock<C>& block, const C* from, C* to, std::int64_t stride);
+    /// A block to its scratch, and (4) B along its rows before each panel.
+    void (*bring_in)(const ImageBlock<C>& block);
+    /// (7), (8) of a block that is there, in panels of kRows columns from `first` on. The first ones come first.
+    void (*filter)(const ImageBlock<C>& block, const ImageFlows<C>& flows, std::int64_t first, std::int64_t end);
+    /// What is gathered of a block that streams, to y.
+    void (*stream)(const ImageBlock<C>& block);
 };
 
 constexpr int kChannels = 16;   // planes side by side: a row of a tile is one position of all

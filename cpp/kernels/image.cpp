@@ -1,8 +1,8 @@
 // A few planes that share their weights, a block of kRows rows of all of them at a time, in panels of kRows columns
 // that stay in L1: weights are made there, each is loaded once for a plane, and the support (7) is one more plane
-// beside the others. A first walk along the panels, right to left, brings in the block and finds what flows into each
-// panel from its right; a second one, left to right, does the rest. Results that are too large for the caches are
-// gathered, and written row by row.
+// beside the others. F or B of the columns is found first, block by block; then a walk along the panels, right to left,
+// brings in a block and finds what flows into each panel from its right, and a second one, left to right, does the
+// rest. Results that are too large for the caches are gathered, and written row by row.
 //
 // Every sum is a chain of x + w f, one fused step where there are such, in the same order whatever the other operands
 // are: supports that are given and supports that are found here are the same bits.
@@ -182,23 +182,26 @@ void load(C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first,
 }
 
 // Brings rows in that are needed soon, a part with each panel, in the order of memory: the rows of an image are so many
-// streams that neither the processor nor requests panel by panel keep up with them. kRows rows from `first` on.
+// streams that neither the processor nor requests panel by panel keep up with them. kRows rows from `first` on, which
+// may be before those of v; the parts of `panels` panels from `begin` on.
 template <int write> class Soon {
   public:
-    Soon(const PlaneRows& v, std::int64_t first, std::int64_t panels) : v_(v) {
+    Soon(const PlaneRows& v, std::int64_t first, std::int64_t panels, std::int64_t begin = 0) : v_(v) {
         const std::int64_t rows = v.rows - first < kRows ? v.rows - first : kRows;
         if (v.data == nullptr || rows <= 0 || !(v.mixed || v.column_stride == 1)) return;
         const std::int64_t item = item_bytes(v.dtype);
         rows_ = rows;
-        planes_ = v.mixed ? 1 : v.planes;
         length_ = v.width * v.column_stride * item;
         step_ = v.row_stride * item;
-        part_ = (planes_ * rows_ * ((length_ + kLine - 1) / kLine) + panels - 1) / panels;
         first_ = first * step_;
-        enter();
+        const std::int64_t planes = v.mixed ? 1 : v.planes, lines = (length_ + kLine - 1) / kLine;
+        part_ = (planes * rows * lines + panels - 1) / panels;
+        rows_left_ = planes * rows - begin * part_ / lines;
+        at_ = begin * part_ % lines * kLine;
+        if (rows_left_ > 0) enter(begin * part_ / lines);
     }
     void part() {
-        for (std::int64_t left = part_; left > 0 && plane_ < planes_;) {
+        for (std::int64_t left = part_; left > 0 && rows_left_ > 0;) {
             const std::int64_t rest = (length_ - at_ + kLine - 1) / kLine, count = rest < left ? rest : left;
             for (std::int64_t k = 0; k < count; ++k) __builtin_prefetch(row_ + at_ + k * kLine, write, 2);
             left -= count;
@@ -206,22 +209,22 @@ template <int write> class Soon {
             if (at_ < length_) continue;
             at_ = 0;
             row_ += step_;
-            if (++done_ < rows_) continue;
-            ++plane_;
-            enter();
+            --rows_left_;
+            if (++done_ == rows_ && rows_left_ > 0) enter((plane_ + 1) * rows_);
         }
     }
 
   private:
-    void enter() {
-        if (plane_ == planes_) return;
-        done_ = 0;
-        row_ = static_cast<const char*>(v_.data) + v_.offsets[plane_] * item_bytes(v_.dtype) + first_;
+    // Row `row` of all planes, one after the other.
+    void enter(std::int64_t row) {
+        plane_ = row / rows_;
+        done_ = row % rows_;
+        row_ = static_cast<const char*>(v_.data) + v_.offsets[plane_] * item_bytes(v_.dtype) + first_ + done_ * step_;
     }
     static constexpr std::int64_t kLine = 64; // bytes
     PlaneRows v_;
-    std::int64_t rows_ = 0, planes_ = 0, length_ = 0, step_ = 0, part_ = 0, first_ = 0;
-    std::int64_t plane_ = 0, done_ = 0, at_ = 0; // rows of the plane, bytes of the row
+    std::int64_t rows_ = 0, length_ = 0, step_ = 0, first_ = 0, part_ = 0; // of a plane; bytes; lines with each panel
+    std::int64_t plane_ = 0, done_ = 0, at_ = 0, rows_left_ = 0;           // rows of the plane, bytes of the row
     const char* row_ = nullptr;
 };
 
@@ -347,32 +350,28 @@ void make_across(const ImageBlock<C>& b, C* w, const C* g, const C* next, const 
         }
 }
 
-// Whether some weight may be 0, and whether a product of kRows of them stays within the normal numbers of double.
-// Floats are ordered as their bits are, but for negative ones, which count as if they were 0.
-struct Range {
-    bool cuts, moderate;
-};
-template <class C> Range range(const C* w, std::int64_t count) {
+// Whether some weight may be 0. Floats are ordered as their bits are, but for negative ones, which count as if they
+// were 0.
+template <class C> bool any_cut(const C* w, std::int64_t count) {
     using Integer = typename Exponent<C>::Integer;
-    Integer least = std::numeric_limits<Integer>::max(), most = 0;
+    Integer least = std::numeric_limits<Integer>::max();
     for (std::int64_t k = 0; k < count; ++k) {
         const Integer bits = __builtin_bit_cast(Integer, w[k]);
         least = bits < least ? bits : least;
-        most = bits > most ? bits : most;
     }
-    return {least <= 0,
-            least >= __builtin_bit_cast(Integer, C(0x1p-63)) && most <= __builtin_bit_cast(Integer, C(0x1p63))};
+    return least <= 0;
 }
 
-// w is 1 beyond the plane, so that only its own edges are judged (range).
+// w is 1 beyond the plane, so that only its own edges are judged (any_cut).
 template <class C> void pad(C* w, std::int64_t rows, std::int64_t columns) {
     for (std::int64_t r = 0; r < rows; ++r)
         for (std::int64_t j = columns < 0 ? 0 : columns; j < kRows; ++j) w[r * kRows + j] = C(1);
 }
 
-// Weights of the edges from each of `rows` rows of panel p, whose x is in `tiles`, to the next.
-template <class C> Range weights_down(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, const C* tiles,
-                                      std::int64_t rows, C* w) {
+// Weights of the edges from each of `rows` rows of panel p, whose x is in `tiles`, to the next. True if some weight may
+// be 0.
+template <class C> bool weights_down(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, const C* tiles,
+                                     std::int64_t rows, C* w) {
     const std::int64_t first = p * kRows;
     if (b.guide.data == nullptr) {
         load(w, 0, b.down, first, rows);
@@ -384,7 +383,19 @@ template <class C> Range weights_down(const ImageBlock<C>& b, const Panels<C>& p
         make[static_cast<int>(b.metric)](b, w, b.own_guide ? tiles : panels.guides[0], trust, rows);
     }
     pad(w, rows, b.width - first);
-    return range(w, rows * kRows);
+    return any_cut(w, rows * kRows);
+}
+
+// Weights of the edges that enter each row of panel p and, after them, leave the last row: `edges` of those between are
+// made here, what enters the block is known, and so is what leaves it unless that is one of them. True if some weight
+// may be 0.
+template <class C> bool weights_to_rows(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, const C* tiles,
+                                        std::int64_t edges, C* w) {
+    const bool cuts = weights_down(b, panels, p, tiles, edges, w + kRows);
+    copy_in(b.entering + p * kRows, 0, w, 1);
+    for (std::int64_t k = (edges + 1) * kRows; k < kTile; ++k) w[k] = C(0);
+    if (edges < kRows) copy_in(b.leaving + p * kRows, 0, w + kTile, 1);
+    return cuts || any_cut(w, kRows) || any_cut(w + kTile, kRows);
 }
 
 // Weights of the edges from each column to the next, w[j * kRows + r], 0 from the last column on. The panel to the
@@ -406,7 +417,7 @@ template <class C> bool weights_across(const ImageBlock<C>& b, const Panels<C>& 
                                          panels.guide_trusts[1 - p % 2]);
     }
     pad(rows, b.rows, last);
-    const bool cuts = range(rows, b.rows * kRows).cuts;
+    const bool cuts = any_cut(rows, b.rows * kRows);
     for (int j = 0; j < kRows; j += n)
         for (int r = 0; r < kRows; r += n) {
             Vec<C> v[n];
@@ -452,12 +463,14 @@ template <class C, bool cuts, bool ones> void leave_left(const C* x, const C* w,
 
 // What finish(sum, place in the tile) makes of x + w F + w B along the rows of a panel (5) and down its columns. Along
 // rows `before` are the weights that enter the panel, forward is F of the column before it and becomes F of its last,
-// backward is B of the column after it; down_w has the weights that enter each row and those that leave the last; above
-// and below have crossed those two already. Both sweeps of a direction in one loop, so that their chains overlap: up to
-// where they meet each leaves its own sum, then each finds the other's.
+// backward is B of the column after it; `down` has the weights that enter each row and those that leave the last, above
+// and below are F and B of the rows beyond those, and last and first become F of the last row and B of the first. Both
+// sweeps of a direction in one loop, so that their chains overlap: up to where they meet each leaves its own sum, then
+// each finds the other's.
 template <class C, bool cuts, bool ones, class Finish>
-__attribute__((always_inline)) inline void filter_panel(const C* x, const C* across, const C* before, C* forward, const C* backward,
-                  const C* down, const C* above, const C* below, const Finish& finish) {
+__attribute__((always_inline)) inline void filter_panel(const C* x, const C* across, const C* before, C* forward,
+                                                        const C* backward, const C* down, const C* above,
+                                                        const C* below, C* last, C* first, const Finish& finish) {
     constexpr int n = kWidth<C>;
     Vec<C> s[kVectors<C>][kRows];
     for (int part = 0; part < kVectors<C>; ++part) {
@@ -486,8 +499,8 @@ __attribute__((always_inline)) inline void filter_panel(const C* x, const C* acr
         Vec<C> f = load_vector(above + j), b = load_vector(below + j);
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
-            const int last = kRows - 1 - i, top = i * kRows + j, bottom = last * kRows + j;
-            Vec<C>&at = s[i / n][j + i % n], &opposite = s[last / n][j + last % n];
+            const int k = kRows - 1 - i, top = i * kRows + j, bottom = k * kRows + j;
+            Vec<C>&at = s[i / n][j + i % n], &opposite = s[k / n][j + k % n];
             const Vec<C> enters = load_vector(down + top), leaves = load_vector(down + bottom + kRows);
             f = across_edge<cuts>(enters, f);
             b = across_edge<cuts>(leaves, b);
@@ -500,6 +513,8 @@ __attribute__((always_inline)) inline void filter_panel(const C* x, const C* acr
                 finish(opposite, bottom);
             }
         }
+        store_vector(last + j, f);
+        store_vector(first + j, b);
     }
 }
 
@@ -516,12 +531,10 @@ void load_trusted(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t 
         for (int k = 0; k < kTile; ++k) tiles[plane * kTaller + k] = trusted(c[k], tiles[plane * kTaller + k]);
 }
 
-// Asks for what flows in two panels further on: of each plane it is another stream.
-template <int write, class C> void fetch_flows(const ImageEnds<C>& ends, int fields, std::int64_t first) {
-    for (int field = 0; field < fields; ++field) {
-        __builtin_prefetch(ends.above + field * ends.stride + first + 2 * kRows, write, 3);
-        __builtin_prefetch(ends.below + field * ends.stride + first + 2 * kRows, write, 3);
-    }
+// Asks for what flows in, or out, two panels further on: of each plane it is another stream.
+template <int write, class C> void fetch_flow(const C* flow, int fields, std::int64_t stride, std::int64_t first) {
+    for (int field = 0; field < fields; ++field)
+        __builtin_prefetch(flow + field * stride + first + 2 * kRows, write, 3);
 }
 
 // Calls run<cuts, ones>.
@@ -532,86 +545,39 @@ template <class F> void choose(bool cuts, bool ones, const F& run) {
         ones ? run.template operator()<false, true>() : run.template operator()<false, false>();
 }
 
-// The product of the weights from the first row to below the last. A product of many weights leaves the range of float,
-// while what it carries comes back into it: it is double, and stops short of 0 and of infinity where it is not
-// moderate, since NaN and infinities pass everything but a cut.
-template <class C> void multiply_down(const C* w, bool moderate, double* through) {
-    constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
-    double product[kRows];
-    for (int j = 0; j < kRows; ++j) product[j] = 1;
-    if (moderate) {
-        for (int r = 0; r < kRows; ++r)
-            for (int j = 0; j < kRows; ++j) product[j] *= static_cast<double>(w[r * kRows + j]);
-        for (int j = 0; j < kRows; ++j) through[j] = product[j];
-        return;
-    }
-    for (int r = 0; r < kRows; ++r)
-        for (int j = 0; j < kRows; ++j) {
-            const double weight = static_cast<double>(w[r * kRows + j]);
-            const double next = product[j] * weight, size = __builtin_fabs(next);
-            const double kept = size < least ? least : size > most ? most : size;
-            product[j] = ((product[j] != 0) & (weight != 0)) ? __builtin_copysign(kept, next) : 0;
-        }
-    for (int j = 0; j < kRows; ++j) through[j] = product[j];
-}
-
-// What leaves a block by itself.
-template <class C> void image_ends(const ImageBlock<C>& b, const ImageEnds<C>& ends) {
+// (4) F of the last row of a block from F of the row above, or B of the first from B of the row below, down the
+// columns.
+template <class C, bool downward> void flow_through(const ImageBlock<C>& b, const C* from, C* to, std::int64_t stride) {
     constexpr int n = kWidth<C>;
     const Panels<C> panels(b);
-    Soon<0> next_x(b.x, kRows, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, kRows, panels.count);
-    alignas(64) C w[kTile];
+    Soon<0> next_x(b.x, b.next, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, panels.count);
+    alignas(64) C w[kTile + kRows]; // of the edges that enter each row and leave the last
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t first = p * kRows;
         next_x.part();
         next_guide.part();
-        fetch_flows<1>(ends, panels.fields, first);
+        fetch_flow<0>(from, panels.fields, stride, first);
+        fetch_flow<1>(to, panels.fields, stride, first);
         C* const tiles = panels.tile(0); // one after the other
         load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows, tiles);
-        const std::int64_t edges = b.linked ? kRows : b.rows - 1;
-        for (std::int64_t k = edges * kRows; k < kTile; ++k) w[k] = C(0);
-        const Range weights = weights_down(b, panels, p, tiles, edges, w);
+        const bool cuts_here = weights_to_rows(b, panels, p, tiles, b.linked ? b.rows : b.rows - 1, w);
+        if (b.linked) copy_in(w + kTile, 0, b.leaving + first, 1);
         for (int field = 0; field < panels.fields; ++field) {
             const C* const x = tiles + field * kTaller;
-            choose(weights.cuts, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
+            choose(cuts_here, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
                 for (int j = 0; j < kRows; j += n) {
-                    const auto value = [&](int r) { return ones ? splat(C(1)) : load_vector(x + r * kRows + j); };
-                    const auto edge = [&](int r) { return load_vector(w + r * kRows + j); };
-                    Vec<C> f = value(0), up = value(kRows - 1);
+                    Vec<C> flow = load_vector(from + field * stride + first + j);
 #pragma GCC unroll 16
-                    for (int r = 1; r < kRows; ++r) {
-                        f = value(r) + edge(r - 1) * across_edge<cuts>(edge(r - 1), f);
-                        const int above = kRows - 1 - r;
-                        up = value(above) + edge(above) * across_edge<cuts>(edge(above), up);
+                    for (int i = 0; i < kRows; ++i) {
+                        const int r = downward ? i : kRows - 1 - i;
+                        const Vec<C> weight = load_vector(w + (downward ? r : r + 1) * kRows + j);
+                        const Vec<C> value = ones ? splat(C(1)) : load_vector(x + r * kRows + j);
+                        flow = value + weight * across_edge<cuts>(weight, flow);
                     }
-                    const Vec<C> leaving = edge(kRows - 1);
-                    store_vector(ends.above + field * ends.stride + first + j, leaving * across_edge<cuts>(leaving, f));
-                    store_vector(ends.below + field * ends.stride + first + j, up);
+                    store_vector(to + field * stride + first + j, flow);
                 }
             });
         }
-        if (!b.linked) continue;
-        for (int j = 0; j < kRows; ++j) ends.leaving[first + j] = w[(kRows - 1) * kRows + j];
-        multiply_down(w, weights.moderate, ends.through + first);
-    }
-}
-
-// value += through times carry, where there is a way through; carry becomes that.
-template <class C>
-void pass_down(C* __restrict value, const double* __restrict through, double* __restrict carry, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) {
-        carry[j] = step(static_cast<double>(value[j]), through[j], carry[j]);
-        value[j] = static_cast<C>(carry[j]);
-    }
-}
-
-// Upward: value becomes what crosses the edge `leaving`, then carry becomes that of the block above, which is `alone`
-// without it.
-template <class C> void pass_up(C* __restrict value, const C* __restrict leaving, const double* __restrict through,
-                                const C* __restrict alone, double* __restrict carry, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) {
-        value[j] = static_cast<C>(carried(static_cast<double>(leaving[j]), carry[j]));
-        carry[j] = step(static_cast<double>(alone[j]), through[j], carry[j]);
     }
 }
 
@@ -620,8 +586,8 @@ template <class C, int n> void join_row(const Panels<C>& panels, std::int64_t r)
         join<C, n>(panels.tile(p) + r * kRows, kTaller, panels.row + p * kRows * n);
 }
 
-// y, from where it is gathered.
-template <class C> void stream_rows(const ImageBlock<C>& b, const Panels<C>& panels) {
+template <class C> void stream_rows(const ImageBlock<C>& b) {
+    const Panels<C> panels(b);
     constexpr decltype(&join_row<C, 2>) join_into[] = {join_row<C, 2>, join_row<C, 3>, join_row<C, 4>};
     C* const y = static_cast<C*>(b.y.data);
     for (std::int64_t r = 0; b.y.mixed && r < b.rows; ++r) {
@@ -637,19 +603,15 @@ template <class C> void stream_rows(const ImageBlock<C>& b, const Panels<C>& pan
     finish_stream();
 }
 
-template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>& ends) {
-    const Panels<C> panels(b);
-    Soon<0> next_x(b.x, kRows, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, kRows, panels.count);
-    Soon<1> y(b.streams ? PlaneRows{} : b.y, 0, panels.count);
-    const std::int64_t field_size = panels.fields * kRows;
-    const auto checkpoint = [&](std::int64_t p, int field) {
-        return panels.checkpoints + p * field_size + field * kRows;
-    };
+template <class C> C* checkpoint(const Panels<C>& panels, std::int64_t p, int field) {
+    return panels.checkpoints + (p * panels.fields + field) * kRows;
+}
 
-    for (std::int64_t k = 0; k < field_size; ++k) panels.carry[k] = C(0);
+template <class C> void bring_in(const ImageBlock<C>& b) {
+    const Panels<C> panels(b);
+    Soon<1> y(b.streams ? PlaneRows{} : b.y, 0, panels.count);
+    for (int k = 0; k < panels.fields * kRows; ++k) panels.carry[k] = C(0);
     for (std::int64_t p = panels.count - 1; p >= 0; --p) {
-        next_x.part();
-        next_guide.part();
         y.part();
         C* const tiles = panels.tile(p);
         load_trusted(b, panels, p, kRows, tiles);
@@ -658,32 +620,41 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
         panels.cuts[p] = cuts_here ? C(1) : C(0);
         for (int field = 0; field < panels.fields; ++field) {
             C* const carry = panels.carry + field * kRows;
-            for (int k = 0; k < kRows; ++k) checkpoint(p, field)[k] = carry[k];
+            for (int k = 0; k < kRows; ++k) checkpoint(panels, p, field)[k] = carry[k];
             choose(cuts_here, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
                 leave_left<C, cuts, ones>(tiles + field * kTaller, across, carry);
             });
         }
     }
+    for (int k = 0; k < panels.fields * kRows; ++k) panels.carry[k] = C(0); // F before the first column
+}
 
-    alignas(64) C reciprocals[kTile], down[kTile + kRows], before[kRows];
-    for (std::int64_t k = 0; k < field_size; ++k) panels.carry[k] = C(0);
-    for (int k = 0; k < kRows; ++k) before[k] = C(0);
-    for (std::int64_t p = 0; p < panels.count; ++p) {
+template <class C>
+void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int64_t begin, std::int64_t end) {
+    const Panels<C> panels(b);
+    // Not before now, when the rows of x themselves have been read: both are too much for L2.
+    Soon<0> next_x(b.x, b.next, panels.count, begin);
+    Soon<0> next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, panels.count, begin);
+    constexpr C nothing_before[kRows] = {};
+    alignas(64) C reciprocals[kTile], down[kTile + kRows], unused[kRows];
+    for (std::int64_t p = begin; p < end; ++p) {
         const std::int64_t first = p * kRows;
-        fetch_flows<0>(ends, panels.fields, first);
+        next_x.part();
+        next_guide.part();
+        fetch_flow<0>(flows.above, panels.fields, flows.stride, first);
+        fetch_flow<0>(flows.below, panels.fields, flows.stride, first);
         C* const tiles = panels.tile(p);
         const C* const across = panels.across + p * kTile;
-        // What enters the block has crossed the edge; edges beyond the last row are not there.
-        for (int k = 0; k < kRows; ++k) down[k] = down[kTile + k] = C(1);
-        for (std::int64_t k = b.rows * kRows; k < kTile; ++k) down[k] = C(0);
-        const bool any = weights_down(b, panels, p, tiles, b.rows - 1, down + kRows).cuts || panels.cuts[p] != C(0) ||
+        const C* const before = p > 0 ? across - kRows : nothing_before;
+        const bool any = weights_to_rows(b, panels, p, tiles, b.rows - 1, down) || panels.cuts[p] != C(0) ||
                          (p > 0 && panels.cuts[p - 1] != C(0));
         const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
-            const C* const x = tiles + field * kTaller;
+            C* const above = flows.above + field * flows.stride + first;
+            C* const below = flows.below + field * flows.stride + first;
             choose(any, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
-                filter_panel<C, cuts, ones>(x, across, before, panels.carry + field * kRows, checkpoint(p, field), down,
-                                            ends.above + field * ends.stride + first,
-                                            ends.below + field * ends.stride + first, finish);
+                filter_panel<C, cuts, ones>(tiles + field * kTaller, across, before, panels.carry + field * kRows,
+                                            checkpoint(panels, p, field), down, above, below,
+                                            flows.upward ? unused : above, flows.upward ? below : unused, finish);
             });
         };
         if (b.reciprocal.data != nullptr) load(reciprocals, 0, b.reciprocal, first, kRows);
@@ -706,7 +677,6 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
             if (b.supported_only)
                 for (int k = 0; k < kTile; ++k) result[k] = reciprocals[k] < C(0) ? b.fill : result[k];
         }
-        for (int k = 0; k < kRows; ++k) before[k] = across[(kRows - 1) * kRows + k];
         if (b.residual) {
             // x, where there is any confidence in it, as it is in memory.
             if (panels.trusts) load(tiles, kTaller, b.x, first, kRows);
@@ -725,13 +695,13 @@ template <class C> void filter_image(const ImageBlock<C>& b, const ImageEnds<C>&
             for (int k = 0; k < kTile; k += kWidth<C>)
                 store_vector(tiles + plane * kTaller + k, load_vector(panels.results + plane * kTile + k));
     }
-    if (b.streams) stream_rows(b, panels);
 }
 
 } // namespace
 
-extern const ImageKernels<float> image_float{image_ends<float>, pass_down<float>, pass_up<float>, filter_image<float>};
-extern const ImageKernels<double> image_double{image_ends<double>, pass_down<double>, pass_up<double>,
-                                               filter_image<double>};
+extern const ImageKernels<float> image_float{flow_through<float, true>, flow_through<float, false>, bring_in<float>,
+                                             filter_panels<float>, stream_rows<float>};
+extern const ImageKernels<double> image_double{flow_through<double, true>, flow_through<double, false>,
+                                               bring_in<double>, filter_panels<double>, stream_rows<double>};
 
 } // namespace sgs::SGS_ISA
