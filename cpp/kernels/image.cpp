@@ -11,8 +11,7 @@
 #include "../kernels.h"
 #include "../step.h"
 #include "edge_weights.h"
-#include "storage.h"
-#include "vector.h"
+#include "stored_vectors.h"
 
 namespace sgs::SGS_ISA {
 namespace {
@@ -55,14 +54,14 @@ template <class C, int k> __attribute__((always_inline)) inline Vec<C> pixels_of
 }
 
 // channels[c * stride + k] = mixed[k * n + c] for kRows positions of n channels.
-template <class C, int n>
-__attribute__((always_inline)) inline void split(const C* mixed, C* channels, std::int64_t stride) {
+template <class C, class S, int n>
+__attribute__((always_inline)) inline void split(const S* mixed, C* channels, std::int64_t stride) {
     constexpr auto even = [](int i) { return 2 * i; };
     constexpr auto odd = [](int i) { return 2 * i + 1; };
     for (int part = 0; part < kRows; part += kWidth<C>) {
         C* const to = channels + part;
         Vec<C> v[n];
-        for (int k = 0; k < n; ++k) v[k] = load_vector(mixed + part * n + k * kWidth<C>);
+        for (int k = 0; k < n; ++k) v[k] = load_widened<C>(mixed + part * n + k * kWidth<C>);
         if constexpr (n == 3) {
             store_vector(to, channel_of_three<C, 0>(v));
             store_vector(to + stride, channel_of_three<C, 1>(v));
@@ -77,26 +76,26 @@ __attribute__((always_inline)) inline void split(const C* mixed, C* channels, st
 }
 
 // mixed[k * n + c] = channels[c * stride + k].
-template <class C, int n>
-__attribute__((always_inline)) inline void join(const C* channels, std::int64_t stride, C* mixed) {
+template <class C, class S, int n>
+__attribute__((always_inline)) inline void join(const C* channels, std::int64_t stride, S* mixed) {
     constexpr auto low = [](int i) { return i / 2 + i % 2 * kWidth<C>; };
     constexpr auto high = [](int i) { return kWidth<C> / 2 + i / 2 + i % 2 * kWidth<C>; };
     for (int part = 0; part < kRows; part += kWidth<C>) {
-        C* const to = mixed + part * n;
+        S* const to = mixed + part * n;
         Vec<C> v[n];
         for (int c = 0; c < n; ++c) v[c] = load_vector(channels + part + c * stride);
         if constexpr (n == 3) {
             v[0] = spread_over_three<C, 0>(v[0]);
             v[1] = spread_over_three<C, 1>(v[1]);
             v[2] = spread_over_three<C, 2>(v[2]);
-            store_vector(to, pixels_of_three<C, 0>(v));
-            store_vector(to + kWidth<C>, pixels_of_three<C, 1>(v));
-            store_vector(to + 2 * kWidth<C>, pixels_of_three<C, 2>(v));
+            store_narrowed<C>(to, pixels_of_three<C, 0>(v));
+            store_narrowed<C>(to + kWidth<C>, pixels_of_three<C, 1>(v));
+            store_narrowed<C>(to + 2 * kWidth<C>, pixels_of_three<C, 2>(v));
         } else {
             if constexpr (n == 4)
                 for (int k = 0; k < 2; ++k) exchange<C>(v[k], v[k + 2], low, high); // channels 0 2, and 1 3
             for (int k = 0; k < n; k += 2) exchange<C>(v[k], v[k + 1], low, high);
-            for (int k = 0; k < n; ++k) store_vector(to + k * kWidth<C>, v[k]);
+            for (int k = 0; k < n; ++k) store_narrowed<C>(to + k * kWidth<C>, v[k]);
         }
     }
 }
@@ -104,45 +103,23 @@ __attribute__((always_inline)) inline void join(const C* channels, std::int64_t 
 // `rows` rows of n channels of kRows pixels, to tiles and back.
 template <class C, class S, int n>
 void split_rows(const S* from, std::int64_t row_stride, C* tiles, std::int64_t stride, std::int64_t rows) {
-    for (std::int64_t r = 0; r < rows; ++r, from += row_stride) {
-        if constexpr (std::is_same_v<C, S>) {
-            split<C, n>(from, tiles + r * kRows, stride);
-        } else {
-            alignas(kVectorBytes) C mixed[n * kRows];
-            for (int k = 0; k < n * kRows; ++k) mixed[k] = static_cast<C>(widen(from[k]));
-            split<C, n>(mixed, tiles + r * kRows, stride);
-        }
-    }
+    for (std::int64_t r = 0; r < rows; ++r, from += row_stride) split<C, S, n>(from, tiles + r * kRows, stride);
 }
 template <class C, class S, int n>
 void join_rows(const C* tiles, std::int64_t stride, S* to, std::int64_t row_stride, std::int64_t rows) {
-    for (std::int64_t r = 0; r < rows; ++r, to += row_stride) {
-        if constexpr (std::is_same_v<C, S>) {
-            join<C, n>(tiles + r * kRows, stride, to);
-        } else {
-            alignas(kVectorBytes) C mixed[n * kRows];
-            join<C, n>(tiles + r * kRows, stride, mixed);
-            for (int k = 0; k < n * kRows; ++k) narrow(mixed[k], to[k]);
-        }
-    }
+    for (std::int64_t r = 0; r < rows; ++r, to += row_stride) join<C, S, n>(tiles + r * kRows, stride, to);
 }
 
 // The same of one plane whose rows are without gaps.
 template <class C, class S>
 void copy_in(const S* __restrict from, std::int64_t row_stride, C* __restrict tile, std::int64_t rows) {
     for (std::int64_t r = 0; r < rows; ++r, from += row_stride, tile += kRows)
-        if constexpr (std::is_same_v<C, S>)
-            for (int j = 0; j < kRows; j += kWidth<C>) store_vector(tile + j, load_vector(from + j));
-        else
-            for (int j = 0; j < kRows; ++j) tile[j] = static_cast<C>(widen(from[j]));
+        for (int j = 0; j < kRows; j += kWidth<C>) store_vector(tile + j, load_widened<C>(from + j));
 }
 template <class C, class S>
 void copy_out(const C* __restrict tile, S* __restrict to, std::int64_t row_stride, std::int64_t rows) {
     for (std::int64_t r = 0; r < rows; ++r, to += row_stride, tile += kRows)
-        if constexpr (std::is_same_v<C, S>)
-            for (int j = 0; j < kRows; j += kWidth<C>) store_vector(to + j, load_vector(tile + j));
-        else
-            for (int j = 0; j < kRows; ++j) narrow(tile[j], to[j]);
+        for (int j = 0; j < kRows; j += kWidth<C>) store_narrowed<C>(to + j, load_vector(tile + j));
 }
 
 // tiles[p * stride + r * kRows + j] = row r, column first + j of plane p, 0 where there is none, for `total` rows.
@@ -583,7 +560,7 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
 
 template <class C, int n> void join_row(const Panels<C>& panels, std::int64_t r) {
     for (std::int64_t p = 0; p < panels.count; ++p)
-        join<C, n>(panels.tile(p) + r * kRows, kTaller, panels.row + p * kRows * n);
+        join<C, C, n>(panels.tile(p) + r * kRows, kTaller, panels.row + p * kRows * n);
 }
 
 template <class C> void stream_rows(const ImageBlock<C>& b) {
