@@ -522,12 +522,60 @@ template <class F> void choose(bool cuts, bool ones, const F& run) {
         ones ? run.template operator()<false, true>() : run.template operator()<false, false>();
 }
 
+// A whole panel of flow_through for n planes without gaps in their rows that are their own guide: a row's weights are
+// made of it and the row before, so that nothing else leaves the registers.
+template <class C, bool downward, int metric, int n>
+void flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* to, std::int64_t stride) {
+    const Fall<C> fall(b.steps[0], b.scales[0]);
+    const int fields = b.makes_support ? n + 1 : n;
+    for (std::int64_t j = first; j < first + kRows; j += kWidth<C>) {
+        const auto load_row = [&](int r, Vec<C>* v) __attribute__((always_inline)) {
+            const C* const row = static_cast<const C*>(b.x.data) + r * b.x.row_stride + j;
+            for (int k = 0; k < n; ++k) v[k] = load_vector(row + b.x.offsets[k]);
+        };
+        const auto weight_between = [&](const Vec<C>* u, const Vec<C>* v) __attribute__((always_inline)) {
+            Vec<C> d{};
+            for (int k = 0; k < n; ++k) d = add_distance<metric>(d, u[k] - v[k]);
+            return weight<C, metric == 0>(d, fall);
+        };
+        Vec<C> before[n], now[n], flow[n + 1];
+        for (int k = 0; k < fields; ++k) flow[k] = load_vector(from + k * stride + j);
+        if (!downward) load_row(kRows, before);
+        for (int i = 0; i < kRows; ++i) {
+            load_row(downward ? i : kRows - 1 - i, now);
+            const Vec<C> w = downward && i == 0 ? load_vector(b.entering + j) : weight_between(now, before);
+            if (!downward && i == 0) store_vector(b.leaving + j, w);
+#pragma GCC unroll 5
+            for (int k = 0; k <= n; ++k) flow[k] = (k < n ? now[k] : splat(C(1))) + w * across_edge<true>(w, flow[k]);
+            for (int k = 0; k < n; ++k) before[k] = now[k];
+        }
+        for (int k = 0; k < fields; ++k) store_vector(to + k * stride + j, flow[k]);
+        if (!downward) continue;
+        load_row(kRows, now);
+        store_vector(b.leaving + j, weight_between(now, before));
+    }
+}
+
+// That for a block, or null where it does not serve.
+template <class C, bool downward> using FlowAtOnce = decltype(&flow_at_once<C, downward, 0, 1>);
+template <class C, bool downward> FlowAtOnce<C, downward> flow_at_once_of(const ImageBlock<C>& b) {
+    constexpr FlowAtOnce<C, downward> of[3][4] = {{flow_at_once<C, downward, 0, 1>, flow_at_once<C, downward, 0, 2>,
+                                                   flow_at_once<C, downward, 0, 3>, flow_at_once<C, downward, 0, 4>},
+                                                  {flow_at_once<C, downward, 1, 1>, flow_at_once<C, downward, 1, 2>,
+                                                   flow_at_once<C, downward, 1, 3>, flow_at_once<C, downward, 1, 4>},
+                                                  {flow_at_once<C, downward, 2, 1>, flow_at_once<C, downward, 2, 2>,
+                                                   flow_at_once<C, downward, 2, 3>, flow_at_once<C, downward, 2, 4>}};
+    const bool serves = b.own_guide && b.linked && b.x.dtype == dtype_of<C>::value && b.x.column_stride == 1;
+    return serves && b.x.planes <= 4 ? of[static_cast<int>(b.metric)][b.x.planes - 1] : nullptr;
+}
+
 // (4) F of the last row of a block from F of the row above, or B of the first from B of the row below, down the
 // columns.
 template <class C, bool downward> void flow_through(const ImageBlock<C>& b, const C* from, C* to, std::int64_t stride) {
     constexpr int n = kWidth<C>;
     const Panels<C> panels(b);
     Soon<0> next_x(b.x, b.next, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, panels.count);
+    const auto at_once = flow_at_once_of<C, downward>(b);
     alignas(64) C w[kTile + kRows]; // of the edges that enter each row and leave the last
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t first = p * kRows;
@@ -535,6 +583,10 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
         next_guide.part();
         fetch_flow<0>(from, panels.fields, stride, first);
         fetch_flow<1>(to, panels.fields, stride, first);
+        if (at_once != nullptr && first + kRows <= b.width) {
+            at_once(b, first, from, to, stride);
+            continue;
+        }
         C* const tiles = panels.tile(0); // one after the other
         load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows, tiles);
         const bool cuts_here = weights_to_rows(b, panels, p, tiles, b.linked ? b.rows : b.rows - 1, w);
