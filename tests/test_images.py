@@ -126,6 +126,17 @@ def test_one_answer_bit_for_bit(case: dict[str, Any], isa: str) -> None:
         np.testing.assert_array_equal(sgs.semi_global_filter(x, blocks=2, **options), twice)
 
 
+@pytest.mark.parametrize("threads", [2, 4, 5, 14])
+@pytest.mark.parametrize("size", [(1, 1000), (17, 1000), (97, 1000), (300, 530), (48, 2100), (1000, 63)])
+@pytest.mark.parametrize("layout", ["c", "channels_last"])
+def test_threads_of_a_half_follow_each_other(layout: str, size: tuple[int, int], threads: int) -> None:
+    """More threads than processors, columns in strips, blocks that wait for the one before."""
+    x = laid_out(random_values(np.random.default_rng(7), (3, *size), np.float32), layout)
+    once = sgs.semi_global_filter(x, None, 4.0, num_threads=1)
+    for _ in range(3):
+        np.testing.assert_array_equal(sgs.semi_global_filter(x, None, 4.0, num_threads=threads), once)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("wall", [16, 37])
 def test_nan_stays_in_its_channel_row_and_column(wall: int, channels: int, isa: str) -> None:
