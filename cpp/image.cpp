@@ -4,7 +4,9 @@
 // neighbouring blocks, each a few panels behind the one before.
 #include "image.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -12,8 +14,10 @@ namespace sgs {
 namespace {
 
 constexpr std::int64_t kSmall = 1 << 17; // positions of an image that one thread filters alone where there are many
-constexpr std::int64_t kStrip = 256;     // columns of a half, at least, that a thread has to find F or B of
-constexpr std::int64_t kStep = 8;        // panels by which threads of a half follow each other
+constexpr std::int64_t kStrip = 64;      // columns of a half, at least, that a thread has to find F or B of
+constexpr std::int64_t kStep = 8;        // panels, at most, by which threads of a half follow each other
+constexpr std::int64_t kFewest = 4;      // blocks and panels for a thread, where there are more than two
+constexpr int kTurns = 10;               // of the others, before a thread that waits sleeps
 constexpr std::int64_t kStreamedBlock = 3 << 16; // bytes of y: in L2, smaller ones are better written as they come
 
 // All rows of the planes of a group, and how they lie.
@@ -122,6 +126,16 @@ template <class C> class Image {
     ImageBlock<C> block_{};
 };
 
+// Until another thread has come so far. It may need this one's processor, where threads are more than those.
+void await(const std::atomic<std::int64_t>& panels, std::int64_t end) {
+    for (int turns = 0; panels.load(std::memory_order_acquire) < end; ++turns) {
+        if (turns < kTurns)
+            std::this_thread::yield();
+        else
+            std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+}
+
 // One image: its blocks, and what flows between them. Of the upper half, F of the row above each block is kept; of the
 // lower, B of the row below. From the middle outward, one row is enough for the other.
 template <class C> class Halves {
@@ -149,10 +163,11 @@ template <class C> class Halves {
         }
     }
 
-    /// Everything, from the middle to the outside: those blocks of a half that no other thread has.
-    void go(bool upper, C* scratch, CancelFlag& cancel, int worker) {
+    /// Everything, from the middle to the outside: those blocks of a half that none of the other threads has.
+    void go(bool upper, std::int64_t threads, C* scratch, CancelFlag& cancel, int worker) {
         const auto kernel = kernels<C>().image;
         const std::int64_t panels = image_.pitch() / kRows;
+        const std::int64_t step = threads <= 2 ? kStep : std::clamp<std::int64_t>(panels / (2 * threads), 1, kStep);
         for (;;) {
             cancel.check(worker); // before a block is taken, for which others wait
             const std::int64_t i = taken_[upper].fetch_add(1, std::memory_order_relaxed);
@@ -161,10 +176,9 @@ template <class C> class Halves {
             const ImageBlock<C> b = enter(k, 0, p_.width, i + 1 < size(upper) ? (upper ? -1 : 1) : 0, scratch);
             const ImageFlows<C> flows{above(upper ? k : upper_), below(upper ? upper_ - 1 : k), image_.pitch(), upper};
             kernel.bring_in(b);
-            for (std::int64_t panel = 0; panel < panels; panel += kStep) {
-                const std::int64_t end = std::min(panel + kStep, panels);
-                if (i > 0)
-                    while (done(block(upper, i - 1)).load(std::memory_order_acquire) < end) std::this_thread::yield();
+            for (std::int64_t panel = 0; panel < panels; panel += step) {
+                const std::int64_t end = std::min(panel + step, panels);
+                if (i > 0) await(done(block(upper, i - 1)), end);
                 kernel.filter(b, flows, panel, end);
                 done(k).store(end, std::memory_order_release);
             }
@@ -173,13 +187,17 @@ template <class C> class Halves {
     }
 
   private:
+    struct alignas(64) Done { // each on a line of memory of its own: one thread writes it, another looks at it
+        std::atomic<std::int64_t> panels{0};
+    };
+
     std::int64_t size(bool upper) const { return upper ? upper_ : p_.blocks - upper_; }
     /// Block i of a half, from the middle on.
     std::int64_t block(bool upper, std::int64_t i) const { return upper ? upper_ - 1 - i : upper_ + i; }
     C* above(std::int64_t k) const { return memory_.get() + k * row_; }       // of blocks 0 to the lower half's first
     C* below(std::int64_t k) const { return memory_.get() + (k + 2) * row_; } // of the upper half's last and on
     C* edges(std::int64_t k) const { return edges_ + k * image_.pitch(); }    // weights of those that enter block k
-    std::atomic<std::int64_t>& done(std::int64_t k) { return done_[static_cast<std::size_t>(k)]; }
+    std::atomic<std::int64_t>& done(std::int64_t k) { return done_[static_cast<std::size_t>(k)].panels; }
 
     /// A block, and the rows of the one that follows, `next` further on.
     ImageBlock<C> enter(std::int64_t k, std::int64_t first, std::int64_t width, std::int64_t next, C* scratch) const {
@@ -195,8 +213,8 @@ template <class C> class Halves {
     std::int64_t group_, upper_, row_; // blocks of the upper half; elements of a row of all fields
     Buffer<C> memory_;                 // in one piece: the allocator is likelier to have one at hand
     C* edges_;
-    std::atomic<std::int64_t> taken_[2]{};        // blocks of each half
-    std::vector<std::atomic<std::int64_t>> done_; // panels of each block
+    std::atomic<std::int64_t> taken_[2]{}; // blocks of each half
+    std::vector<Done> done_;               // of each block
 };
 
 } // namespace
@@ -215,11 +233,12 @@ template <class C> void filter_image(const PlaneSet<C>& p, const Options& option
             C* const memory = scratch[worker].memory.get();
             Halves<C> halves(image, p, group);
             for (const bool upper : {true, false}) halves.come(upper, 0, p.width, memory, cancel, worker);
-            for (const bool upper : {true, false}) halves.go(upper, memory, cancel, worker);
+            for (const bool upper : {true, false}) halves.go(upper, 1, memory, cancel, worker);
         });
         return;
     }
-    const std::int64_t threads = workers(std::min<std::int64_t>(options.num_threads, p.blocks), options);
+    const std::int64_t few = std::min(p.blocks, image.pitch() / kRows) / kFewest; // threads that do not wait for long
+    const std::int64_t threads = workers(std::max<std::int64_t>(few, 2), options);
     const std::int64_t most = std::clamp<std::int64_t>(p.width / kStrip, 1, (threads + 1) / 2);
     const std::int64_t width = whole_vectors((p.width + most - 1) / most), strips = (p.width + width - 1) / width;
     const PerWorker<Scratch> scratch(std::max(threads, 2 * strips), options, image);
@@ -232,7 +251,7 @@ template <class C> void filter_image(const PlaneSet<C>& p, const Options& option
         });
         parallel_for(threads, options, [&](std::int64_t task, int worker) {
             for (const bool upper : {task % 2 == 0, task % 2 != 0})
-                halves.go(upper, scratch[worker].memory.get(), cancel, worker);
+                halves.go(upper, threads, scratch[worker].memory.get(), cancel, worker);
         });
     }
 }

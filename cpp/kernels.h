@@ -147,7 +147,8 @@ template <class C> struct ImageBlock {
     bool supported_only; // a negative reciprocal marks an unsupported position
     bool residual;
     bool streams; // y, whose rows are without gaps and of the computing type, is written past the caches
-    // Weights of the edges to the rows above and below, in rows of whole panels: 1 where no row is.
+    // Weights of the edges to the rows above and below, in rows of whole panels: 1 where no row is. What leaves a block
+    // is found by descend and climb, and enters the next.
     const C* entering;
     C* leaving;
     C* scratch; // image_scratch elements
@@ -176,8 +177,9 @@ template <class C> struct ImageKernels {
     void (*climb)(const ImageBlock<C>& block, const C* from, C* to, std::int64_t stride);
     /// A block to its scratch, and (4) B along its rows before each panel.
     void (*bring_in)(const ImageBlock<C>& block);
-    /// (7), (8) of a block that is there, in panels of kRows columns from `first` on. The first ones come first.
-    void (*filter)(const ImageBlock<C>& block, const ImageFlows<C>& flows, std::int64_t first, std::int64_t end);
+    /// (7), (8) of a block that is there: panels of kRows columns from `begin` to before `end`; begin is 0 in the
+    /// first call, and in the next where the last one ended.
+    void (*filter)(const ImageBlock<C>& block, const ImageFlows<C>& flows, std::int64_t begin, std::int64_t end);
     /// What is gathered of a block that streams, to y.
     void (*stream)(const ImageBlock<C>& block);
 };

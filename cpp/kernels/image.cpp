@@ -256,8 +256,8 @@ template <class C> struct Panels {
         carry = take(fields * kRows);
         checkpoints = take(count * fields * kRows);
         across = take(count * kTile);
-        cuts = take(count);
         row = take(count * planes * kRows);
+        cuts = take(count);
     }
     int planes;
     bool trusts;
@@ -270,8 +270,8 @@ template <class C> struct Panels {
     C* carry;       // [fields][kRows] of a walk along the panels
     C* checkpoints; // [count][fields][kRows] B of the column after each panel
     C* across;      // [count][kRows][kRows] weights along rows, columns of them
-    C* cuts;        // [count] not 0 where some of those may be 0
     C* row;         // [count][kRows][planes] of y, or of one plane
+    C* cuts;        // [count] not 0 where some of those may be 0
 
     C* tile(std::int64_t p) const { return tiles + p * (planes + 1) * kTaller; }
     bool ones(int field) const { return field == planes && !trusts; }
@@ -364,12 +364,12 @@ template <class C> bool weights_down(const ImageBlock<C>& b, const Panels<C>& pa
 }
 
 // Weights of the edges that enter each row of panel p and, after them, leave the last row: `edges` of those between are
-// made here, what enters the block is known, and so is what leaves it unless that is one of them. True if some weight
-// may be 0.
+// made here; what leaves the block is known unless that is one of them, and what enters it if `entered`, else it does
+// not matter. True if some weight may be 0.
 template <class C> bool weights_to_rows(const ImageBlock<C>& b, const Panels<C>& panels, std::int64_t p, const C* tiles,
-                                        std::int64_t edges, C* w) {
+                                        std::int64_t edges, bool entered, C* w) {
     const bool cuts = weights_down(b, panels, p, tiles, edges, w + kRows);
-    copy_in(b.entering + p * kRows, 0, w, 1);
+    for (std::int64_t j = 0; j < kRows; ++j) w[j] = entered ? b.entering[p * kRows + j] : C(1);
     for (std::int64_t k = (edges + 1) * kRows; k < kTile; ++k) w[k] = C(0);
     if (edges < kRows) copy_in(b.leaving + p * kRows, 0, w + kTile, 1);
     return cuts || any_cut(w, kRows) || any_cut(w + kTile, kRows);
@@ -538,7 +538,7 @@ void flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* 
             for (int k = 0; k < n; ++k) d = add_distance<metric>(d, u[k] - v[k]);
             return weight<C, metric == 0>(d, fall);
         };
-        Vec<C> before[n], now[n], flow[n + 1];
+        Vec<C> before[n], now[n], flow[n + 1] = {};
         for (int k = 0; k < fields; ++k) flow[k] = load_vector(from + k * stride + j);
         if (!downward) load_row(kRows, before);
         for (int i = 0; i < kRows; ++i) {
@@ -589,7 +589,7 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
         }
         C* const tiles = panels.tile(0); // one after the other
         load_trusted(b, panels, p, b.own_guide ? kRows + 1 : kRows, tiles);
-        const bool cuts_here = weights_to_rows(b, panels, p, tiles, b.linked ? b.rows : b.rows - 1, w);
+        const bool cuts_here = weights_to_rows(b, panels, p, tiles, b.linked ? b.rows : b.rows - 1, downward, w);
         if (b.linked) copy_in(w + kTile, 0, b.leaving + first, 1);
         for (int field = 0; field < panels.fields; ++field) {
             const C* const x = tiles + field * kTaller;
@@ -675,7 +675,7 @@ void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int6
         C* const tiles = panels.tile(p);
         const C* const across = panels.across + p * kTile;
         const C* const before = p > 0 ? across - kRows : nothing_before;
-        const bool any = weights_to_rows(b, panels, p, tiles, b.rows - 1, down) || panels.cuts[p] != C(0) ||
+        const bool any = weights_to_rows(b, panels, p, tiles, b.rows - 1, true, down) || panels.cuts[p] != C(0) ||
                          (p > 0 && panels.cuts[p - 1] != C(0));
         const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
             C* const above = flows.above + field * flows.stride + first;

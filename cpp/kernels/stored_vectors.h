@@ -1,6 +1,9 @@
 // Vectors of the computing type from and to memory, where they are in the storage type. Only for files under kernels/.
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "storage.h"
 #include "vector.h"
 
