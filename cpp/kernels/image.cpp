@@ -615,6 +615,7 @@ template <class C, int n> void join_row(const Panels<C>& panels, std::int64_t r)
         join<C, C, n>(panels.tile(p) + r * kRows, kTaller, panels.row + p * kRows * n);
 }
 
+// y, from where it is gathered.
 template <class C> void stream_rows(const ImageBlock<C>& b) {
     const Panels<C> panels(b);
     constexpr decltype(&join_row<C, 2>) join_into[] = {join_row<C, 2>, join_row<C, 3>, join_row<C, 4>};
@@ -632,6 +633,7 @@ template <class C> void stream_rows(const ImageBlock<C>& b) {
     finish_stream();
 }
 
+// B of the column after a panel.
 template <class C> C* checkpoint(const Panels<C>& panels, std::int64_t p, int field) {
     return panels.checkpoints + (p * panels.fields + field) * kRows;
 }
