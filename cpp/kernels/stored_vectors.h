@@ -19,7 +19,7 @@ template <class T> __attribute__((always_inline)) inline T read(const void* from
     return v;
 }
 
-template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_widened(const S* from) {
+template <class C, class S> __attribute__((always_inline, nothrow)) inline Vec<C> load_widened(const S* from) {
     if constexpr (std::is_same_v<C, S>) return load_vector(from);
     if constexpr (std::is_same_v<C, float> && std::is_same_v<S, BFloat16>)
         return __builtin_bit_cast(Vec<C>, __builtin_convertvector(read<Bits16>(from), Bits32) << 16);
@@ -35,7 +35,7 @@ template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_wi
     return load_vector(row);
 }
 
-template <class C, class S> __attribute__((always_inline)) inline void store_narrowed(S* to, Vec<C> v) {
+template <class C, class S> __attribute__((always_inline, nothrow)) inline void store_narrowed(S* to, Vec<C> v) {
     if constexpr (std::is_same_v<C, S>) {
         store_vector(to, v);
         return;
