@@ -112,6 +112,7 @@ template <class C> __device__ inline Reach<C> joined(const Reach<C>& a, const Re
 
 /// What f becomes on the way; 0 where an edge is cut, whatever f is.
 template <class C> __device__ inline C through(const Reach<C>& r, C f) {
+    if (r.exponent == 0) return carried(r.fraction, f);
     if (r.fraction == C(0)) return C(0);
     int e = 0;
     const C fraction = isfinite(f) ? frexp(f, &e) : f;

@@ -127,10 +127,7 @@ template <class C> struct CarryArgs {
     Operand operands[kCarryOperands];
     Ranges ranges;
     std::int64_t root; // of a tree update, else -1
-    C* forward;
-    C* backward;
-    C* fractions[2];
-    int* exponents[2];
+    Chunks<C> chunks;
     int team; // threads for each line, a power of two
 };
 
@@ -182,25 +179,31 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
     const int l = thread % kLanes, count = steps[l];
     if (count == 0) return;
     const bool update = args.root >= 0;
-    C f = C(0);
-    Reach<C> reach;
+    C f = C(0), product = C(1), least = C(1); // least: the smallest product on the way
+    const auto edge_at = [&](int k) { return w[(forward ? k : count - k) * kPitch + l]; };
+    const auto position = [&](int k) { return first[l] + (forward ? k : count - 1 - k); };
     for (int k = 0; k < count; ++k) {
         const int row = forward ? k : count - 1 - k;
-        const std::int64_t i = first[l] + row;
-        C edge = w[(forward ? row : row + 1) * kPitch + l];
-        C v = x[row * kPitch + l];
+        C edge = edge_at(k), v = x[row * kPitch + l];
         if (update) {
-            v = outward_source(edge, v, i, args.root);
-            if (i == args.root) edge = C(0);
+            v = outward_source(edge, v, position(k), args.root);
+            if (position(k) == args.root) edge = C(0);
         }
         f = step(v, edge, f); // (4)
-        extend(reach, edge);
+        product *= edge;
+        least = fmin(least, fabs(product));
+    }
+    Reach<C> reach{product, 0};
+    if (!(least >= least_support<C>() && isfinite(product))) { // vanished or overflowed on the way, or an edge is cut
+        reach = Reach<C>{};
+        for (int k = 0; k < count; ++k) extend(reach, update && position(k) == args.root ? C(0) : edge_at(k));
     }
     const Lane lane = lane_at(lines, index - thread + l);
     const std::int64_t offset = offset_of(lines, args.operands[kCarryLayout], lane);
-    (forward ? args.forward : args.backward)[offset] = f;
-    args.fractions[forward ? 0 : 1][offset] = reach.fraction;
-    args.exponents[forward ? 0 : 1][offset] = reach.exponent;
+    const Chunks<C>& chunks = args.chunks;
+    (forward ? chunks.forward : chunks.backward)[offset] = f;
+    chunks.fractions[forward ? 0 : 1][offset] = reach.fraction;
+    chunks.exponents[forward ? 0 : 1][offset] = reach.exponent;
 }
 
 // What flows into each chunk, from its own line's chunks in order. A team of threads takes one line in one direction,
@@ -218,9 +221,9 @@ template <class C> __global__ void __launch_bounds__(kThreads)
     Lane lane;
     lane.line = exists ? task - (forward ? 0 : lines.count) : 0;
     const std::int64_t base = offset_of(lines, args.operands[kCarryLayout], lane);
-    C* values_of = forward ? args.forward : args.backward;
-    const C* fractions_of = args.fractions[forward ? 0 : 1];
-    const int* exponents_of = args.exponents[forward ? 0 : 1];
+    C* values_of = forward ? args.chunks.forward : args.chunks.backward;
+    const C* fractions_of = args.chunks.fractions[forward ? 0 : 1];
+    const int* exponents_of = args.chunks.exponents[forward ? 0 : 1];
     const auto at = [&](std::int64_t k) {
         return base + (forward ? k : lines.chunks - 1 - k) * args.operands[kCarryLayout].chunk;
     };
@@ -398,27 +401,64 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
 
 } // namespace lines_kernels
 
-template <class C> Carries<C> make_carries(Queue& queue, const AnyView& domain, int axis, std::int64_t length,
-                                           const Source& source, const AnyView& w, const Ranges& ranges,
-                                           const AnyView* left, const AnyView* right, std::int64_t root) {
+namespace {
+
+template <class C> Carries<C> take_carries(Queue& queue, const AnyView& domain, int axis, std::int64_t length) {
     Carries<C> carries;
     AnyView ends = domain;
     ends.shape[axis] = 1;
     ends = dense_like(ends, nullptr, dtype_of<C>::value);
-    const std::int64_t chunks = divide_up(domain.shape[axis], length), lanes = chunks * ends.size();
+    const std::int64_t lanes = divide_up(domain.shape[axis], length) * ends.size();
     carries.layout = operand(ends, domain, axis);
     carries.layout.chunk = ends.size();
     carries.forward = queue.take<C>(lanes);
     carries.backward = queue.take<C>(lanes);
+    return carries;
+}
 
+std::int64_t lanes_of(const AnyView& domain, int axis, std::int64_t length) {
+    return domain.shape[axis] > 0 ? domain.size() / domain.shape[axis] * divide_up(domain.shape[axis], length) : 0;
+}
+
+template <class C> void join(Queue& queue, CarryArgs<C>& args) {
+    constexpr std::int64_t chunks_each = 16;
+    args.team = 1;
+    while (args.team < kThreads && args.team * chunks_each < args.lines.chunks) args.team *= 2;
+    queue.launch(&combine_carries<C>, divide_up(2 * args.lines.count * args.team, kThreads), kThreads,
+                 kThreads * (2 * sizeof(C) + sizeof(int)), args);
+}
+
+} // namespace
+
+template <class C> Chunks<C> take_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length) {
+    Chunks<C> chunks{take_carries<C>(queue, domain, axis, length)};
+    chunks.fractions[0] = chunks.fractions[1] = queue.take<C>(lanes_of(domain, axis, length));
+    chunks.exponents[0] = chunks.exponents[1] = queue.take<int>(lanes_of(domain, axis, length));
+    return chunks;
+}
+
+template <class C>
+void join_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length, const Chunks<C>& chunks) {
+    CarryArgs<C> args{};
+    args.chunks = chunks;
+    args.ranges = {0, domain.shape[axis], 0, domain.shape[axis]};
+    args.operands[kCarryLayout] = chunks.layout;
+    args.lines = arrange(domain, axis, length, domain, args.operands);
+    args.operands[kCarryLayout].chunk = chunks.layout.chunk;
+    join(queue, args);
+}
+
+template <class C> Carries<C> make_carries(Queue& queue, const AnyView& domain, int axis, std::int64_t length,
+                                           const Source& source, const AnyView& w, const Ranges& ranges,
+                                           const AnyView* left, const AnyView* right, std::int64_t root) {
+    const Carries<C> carries = take_carries<C>(queue, domain, axis, length);
     const std::size_t mark = queue.mark();
     CarryArgs<C> args{};
+    args.chunks = Chunks<C>{carries};
     for (int k = 0; k < 2; ++k) {
-        args.fractions[k] = queue.take<C>(lanes);
-        args.exponents[k] = queue.take<int>(lanes);
+        args.chunks.fractions[k] = queue.take<C>(lanes_of(domain, axis, length));
+        args.chunks.exponents[k] = queue.take<int>(lanes_of(domain, axis, length));
     }
-    args.forward = carries.forward;
-    args.backward = carries.backward;
     args.ranges = ranges;
     args.root = root;
     args.operands[kCarryX] = operand(source.values, domain, axis);
@@ -431,11 +471,7 @@ template <class C> Carries<C> make_carries(Queue& queue, const AnyView& domain, 
     args.operands[kCarryLayout].chunk = carries.layout.chunk;
     queue.launch(&line_carries<C>, divide_up(args.lines.lanes(), kLanes), kThreads,
                  shared_bytes(3, 2 * length + 1, sizeof(C)), args);
-    constexpr std::int64_t chunks_each = 16;
-    args.team = 1;
-    while (args.team < kThreads && args.team * chunks_each < chunks) args.team *= 2;
-    queue.launch(&combine_carries<C>, divide_up(2 * args.lines.count * args.team, kThreads), kThreads,
-                 kThreads * (2 * sizeof(C) + sizeof(int)), args);
+    join(queue, args);
     queue.release(mark);
     return carries;
 }
@@ -486,7 +522,9 @@ template <class C> void run_lines(Queue& queue, const AnyView& domain, int axis,
     template void run_lines<C>(Queue&, const AnyView&, int, const Source&, const AnyView&, const AnyView&,             \
                                const Ranges&, const Epilogue&, const AnyView*, const AnyView*, std::int64_t);          \
     template Carries<C> make_carries<C>(Queue&, const AnyView&, int, std::int64_t, const Source&, const AnyView&,      \
-                                        const Ranges&, const AnyView*, const AnyView*, std::int64_t);
+                                        const Ranges&, const AnyView*, const AnyView*, std::int64_t);                  \
+    template Chunks<C> take_chunks<C>(Queue&, const AnyView&, int, std::int64_t);                                      \
+    template void join_chunks<C>(Queue&, const AnyView&, int, std::int64_t, const Chunks<C>&);
 SGS_INSTANTIATE(float)
 SGS_INSTANTIATE(double)
 #undef SGS_INSTANTIATE

@@ -1,10 +1,12 @@
 // Support along two axes at once (7). A block holds a tile of a plane and what reaches it along both axes in shared
-// memory: down and up the columns, a thread each, then across the rows, a thread each, with the weights of the rows in
-// strips beside them. Where a plane has several tiles, what flows into each is found first, along lines.
+// memory. Its rows, then its columns, go in parts, a thread each (parts.cuh). The weights of rows come from memory side
+// by side, as all rows do, into the place of the sums, and wait there for the threads that walk along rows. Where a
+// plane has several tiles, what flows into each is found first, along both axes at once.
 #include "plane.cuh"
 
 #include <algorithm>
 
+#include "parts.cuh"
 #include "plane_tile.cuh"
 
 namespace sgs::cuda {
@@ -35,209 +37,313 @@ template <class C> struct PlaneArgs {
     Operand operands[kPlaneOperands];
     std::int64_t rows, columns, tiles_down, tiles_across; // of a plane
     int tile_rows, tile_columns;
-    const C *down_before, *down_behind, *across_before, *across_behind; // null for single tiles
+    int down_part, across_part; // length of a part
+    int parts;                  // that a tile has at most, along either axis
+    Chunks<C> down, across;     // what flows into tiles; without data for single ones
     C fill, unsupported, times;
     Finish finish;
     bool only_supported, residual;
     bool keeps_values; // beside the tile, for the residual where confidence changes them
 };
 
-constexpr int kStrip = 32;      // columns of weights at a time
-constexpr int kStripPitch = 33; // odd, as all pitches: threads walk rows side by side
-constexpr int kBatch = 8;       // weights under way at a time
+template <class C> constexpr int kMostThreads = sizeof(C) == 4 ? 1024 : 512; // with registers for a part each
 
-/// scales: what comes along each axis is scaled by itself ("line").
-template <class C, bool scales> __global__ void __launch_bounds__(512, 2)
-    plane_support(const __grid_constant__ PlaneArgs<C> args) {
-    SGS_SHARED(memory);
-    auto* offsets = reinterpret_cast<std::int64_t*>(memory);
-    C* x = reinterpret_cast<C*>(offsets + kPlaneOperands + kPlaneOperands % 2);
-    const int pitch = args.tile_columns | 1;
-    C* support = x + args.tile_rows * pitch;
-    C* strip = support + args.tile_rows * pitch;
-    C* values = args.keeps_values ? strip + args.tile_rows * kStripPitch : nullptr;
+/// What all threads of a block know of its tile. It stays in shared memory: registers are for parts.
+struct Header {
+    std::int64_t offsets[kPlaneOperands]; // of the tile's first element
+    int rows, columns;
+    bool at_top, at_left; // of the plane
+};
 
-    const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const int warp = thread / 32, lane = thread % 32, warps = threads / 32;
+/// A block's shared memory: the source, what weights of rows become support, the source's values where asked for.
+template <class C> struct PlaneBlock {
+    const PlaneArgs<C>& args;
+    unsigned char* memory;
+
+    __device__ Header& header() const { return *reinterpret_cast<Header*>(memory); }
+    __device__ std::int64_t offset(PlaneOperand k) const { return header().offsets[k]; }
+    __device__ int pitch() const { return args.tile_columns | 1; }
+    __device__ int area() const { return args.tile_rows * pitch(); }
+    __device__ C* x() const { return reinterpret_cast<C*>(memory + sizeof(Header)); }
+    __device__ C* support() const { return x() + area(); }
+    __device__ C* values() const { return args.keeps_values ? support() + area() : nullptr; }
+    __device__ Tile tile() const { return {header().rows, header().columns, pitch()}; }
+    __device__ Passages<C> passages(int lines, int length, int part) const {
+        return {support() + (args.keeps_values ? 2 : 1) * area(), args.parts, lines,
+                static_cast<int>(divide_up(length, part))};
+    }
+};
+
+template <class C> __device__ inline PlaneBlock<C> open_block(const PlaneArgs<C>& args, unsigned char* memory) {
+    const PlaneBlock<C> block{args, memory};
     std::int64_t plane = blockIdx.x;
     const std::int64_t tile_across = split(plane, args.tiles_across), tile_down = split(plane, args.tiles_down);
-    const std::int64_t row0 = tile_down * args.tile_rows, column0 = tile_across * args.tile_columns;
-    const int rows = static_cast<int>(args.rows - row0 < args.tile_rows ? args.rows - row0 : args.tile_rows);
-    const int columns =
-        static_cast<int>(args.columns - column0 < args.tile_columns ? args.columns - column0 : args.tile_columns);
-    const Tile tile{rows, columns, pitch};
-    const auto exists = [&](PlaneOperand k) { return args.operands[k].data != nullptr; };
-
+    const std::int64_t row = tile_down * args.tile_rows, column = tile_across * args.tile_columns;
+    const int thread = static_cast<int>(threadIdx.x);
+    if (thread == 0) {
+        const auto within = [](std::int64_t rest, int most) { return static_cast<int>(rest < most ? rest : most); };
+        Header& header = block.header();
+        header.rows = within(args.rows - row, args.tile_rows);
+        header.columns = within(args.columns - column, args.tile_columns);
+        header.at_top = row == 0;
+        header.at_left = column == 0;
+    }
     if (thread < kPlaneOperands) {
         const Operand& o = args.operands[thread];
         Lane at;
         at.line = plane;
         // Carries have no rows and columns, but lines and tiles of their own.
         const std::int64_t base = offset_of(args.planes, o, at);
-        std::int64_t offset = base + row0 * o.step + column0 * o.chunk;
-        if (thread == kDownCarry) offset = base + column0 * o.step + tile_down * o.chunk;
-        if (thread == kAcrossCarry) offset = base + row0 * o.step + tile_across * o.chunk;
-        offsets[thread] = offset;
+        std::int64_t offset = base + row * o.step + column * o.chunk;
+        if (thread == kDownCarry) offset = base + column * o.step + tile_down * o.chunk;
+        if (thread == kAcrossCarry) offset = base + row * o.step + tile_across * o.chunk;
+        block.header().offsets[thread] = offset;
     }
     __syncthreads();
+    return block;
+}
 
-    if (exists(kX))
-        load_plane(tile, x, args.operands[kX], offsets[kX], [x, values](C& to, C v) {
+/// The source, and the weights of the edges that enter elements along rows, in the place of the support.
+template <class C> __device__ inline void load_tile(const PlaneBlock<C>& block) {
+    const Operand* operands = block.args.operands;
+    const Operand &source = operands[kX], &factor = operands[kFactor], &w = operands[kAcrossWeights];
+    C *x = block.x(), *values = block.values(), *weights = block.support();
+    const Tile tile = block.tile();
+    if (source.data != nullptr)
+        load_plane(tile, x, source, block.offset(kX), [x, values](C& to, C v) {
             to = v;
             if (values != nullptr) values[&to - x] = v;
         });
     else
-        each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
-    if (exists(kFactor)) {
-        __syncthreads();
-        load_plane(tile, x, args.operands[kFactor], offsets[kFactor], [](C& to, C c) { to = trusted(c, to); }); // (8)
-    }
-    __syncthreads();
-
-    // Along columns: F down, B up (4). The weights come straight from memory, neighbouring columns side by side.
-    const Operand& down = args.operands[kDownWeights];
-    for (int column = thread; column < columns; column += threads)
-        with_pointer(down.data, down.dtype, [&](auto p) {
-            p += offsets[kDownWeights] + column * down.chunk;
-            const std::int64_t carry = offsets[kDownCarry] + column * args.operands[kDownCarry].step;
-            C f = args.down_before != nullptr ? args.down_before[carry] : C(0);
-            C edges[kBatch];
-            for (int row = 0; row < rows; row += kBatch) {
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kBatch; ++k)
-                    edges[k] = row + k < rows && row0 + row + k > 0
-                                   ? static_cast<C>(widen(p[(row + k - 1) * down.step]))
-                                   : C(1);
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kBatch; ++k) {
-                    if (row + k >= rows) continue;
-                    const C term = carried(edges[k], f);
-                    support[(row + k) * pitch + column] = term;
-                    f = x[(row + k) * pitch + column] + term;
-                }
-            }
-            f = args.down_behind != nullptr ? args.down_behind[carry] : C(0);
-            for (int row = rows - 1; row >= 0; row -= kBatch) {
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kBatch; ++k)
-                    edges[k] = row - k >= 0 && row0 + row - k < args.rows - 1
-                                   ? static_cast<C>(widen(p[(row - k) * down.step]))
-                                   : C(1);
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kBatch; ++k) {
-                    if (row - k < 0) continue;
-                    const C term = carried(edges[k], f);
-                    support[(row - k) * pitch + column] += term;
-                    f = x[(row - k) * pitch + column] + term;
-                }
-            }
+        each_element(tile, [&](int row, int column) { x[row * tile.pitch + column] = C(1); });
+    const bool at_left = block.header().at_left;
+    with_pointer(w.data, w.dtype, [&](auto p) {
+        p += block.offset(kAcrossWeights) - w.chunk;
+        each_element(tile, [&](int row, int column) {
+            const bool first = at_left && column == 0;
+            weights[row * tile.pitch + column] =
+                first ? C(1) : static_cast<C>(widen(p[row * w.step + column * w.chunk]));
         });
-
-    // Along rows, strip by strip: row `thread` forward, then back. `behind` is 0 for edges that enter a column, 1 for
-    // those that leave it.
-    const Operand& across = args.operands[kAcrossWeights];
-    const auto load_strip = [&](int begin, int behind) {
-        with_pointer(across.data, across.dtype, [&](auto p) {
-            p += offsets[kAcrossWeights];
-            SGS_UNROLL
-            for (int row = warp; row < rows; row += warps) {
-                const std::int64_t edge = column0 + begin + lane + behind - 1;
-                const bool there = begin + lane < columns && edge >= 0 && edge < args.columns - 1;
-                strip[row * kStripPitch + lane] =
-                    there ? static_cast<C>(widen(p[row * across.step + (edge - column0) * across.chunk])) : C(1);
-            }
-        });
-    };
-    // The walk along rows leaves in the strip what it found; from there the threads that loaded the strip scale it,
-    // with neighbouring reciprocals side by side.
-    const auto scale_strip = [&](int begin, bool forward) {
-        const auto reciprocal = [&](PlaneOperand k, int row, int column) {
-            const Operand& o = args.operands[k];
-            return static_cast<const C*>(o.data)[offsets[k] + row * o.step + column * o.chunk];
-        };
-        const int column = begin + lane;
-        if (column >= columns) return;
-        SGS_UNROLL
-        for (int row = warp; row < rows; row += warps) {
-            const C term = strip[row * kStripPitch + lane], of_row = reciprocal(kAcrossReciprocal, row, column);
-            const C own = x[row * pitch + column];
-            C& sum = support[row * pitch + column];
-            if (forward)
-                sum = (own + sum) * reciprocal(kDownReciprocal, row, column) + term * of_row;
-            else
-                sum += (own + term) * of_row;
-        }
-    };
-    const bool walks = thread < rows;
-    const std::int64_t carry = offsets[kAcrossCarry] + thread * args.operands[kAcrossCarry].step;
-    C f = walks && args.across_before != nullptr ? args.across_before[carry] : C(0);
-    const auto walk = [&](int begin, int k) {
-        const int at = thread * pitch + begin + k;
-        C& edge = strip[thread * kStripPitch + k];
-        const C term = carried(edge, f);
-        if constexpr (scales)
-            edge = term;
-        else
-            support[at] += term;
-        f = x[at] + term;
-    };
-    for (int begin = 0; begin < columns; begin += kStrip) {
-        __syncthreads();
-        load_strip(begin, 0);
-        __syncthreads();
-        const int count = columns - begin < kStrip ? columns - begin : kStrip;
-        for (int k = 0; walks && k < count; ++k) walk(begin, k);
-        if constexpr (scales) {
-            __syncthreads();
-            scale_strip(begin, true);
-        }
-    }
-    f = walks && args.across_behind != nullptr ? args.across_behind[carry] : C(0);
-    for (int begin = (columns - 1) / kStrip * kStrip; begin >= 0; begin -= kStrip) {
-        __syncthreads();
-        load_strip(begin, 1);
-        __syncthreads();
-        const int count = columns - begin < kStrip ? columns - begin : kStrip;
-        for (int k = count - 1; walks && k >= 0; --k) walk(begin, k);
-        if constexpr (scales) {
-            __syncthreads();
-            scale_strip(begin, false);
-        }
-    }
+    });
     __syncthreads();
+    if (factor.data == nullptr) return;
+    load_plane(tile, x, factor, block.offset(kFactor), [](C& to, C c) { to = trusted(c, to); }); // (8)
+    __syncthreads();
+}
 
+/// A thread's part of a line of the tile.
+template <class C> struct Place {
+    int line, part, begin; // begin: the first element's index
+    Part<C> elements;
+    bool uncut = true;
+};
+
+/// The part of this thread, of lines of n elements that are `step` apart in shared memory, neighbouring lines `next`.
+template <class C>
+__device__ inline Place<C> place_of(const C* x, int lines, int n, int part, int parts, int step, int next) {
+    Place<C> place;
+    const int thread = static_cast<int>(threadIdx.x);
+    place.line = thread % lines;
+    place.part = thread / lines;
+    place.begin = place.part * part;
+    const int rest = place.part < parts ? n - place.begin : 0;
+    place.elements.length = rest < 0 ? 0 : rest < part ? rest : part;
+    const C* from = x + place.line * next + place.begin * step;
+    ascending(place.elements.length,
+              [&](int k) { place.elements.values[k] = k < place.elements.length ? from[k * step] : C(0); });
+    return place;
+}
+
+/// Puts the passage of the thread's part where those join them that need it.
+template <class C> __device__ inline void pass(Place<C>& place, const Passages<C>& passages) {
+    const Passage<C> passage = passage_of(place.elements, place.uncut);
+    if (place.part < passages.count) passages.put(place.part, place.line, passage);
+}
+
+template <class C> __device__ inline Place<C> across_place(const PlaneBlock<C>& block, const Passages<C>& passages) {
+    const Tile tile = block.tile();
+    Place<C> place =
+        place_of(block.x(), tile.rows, tile.columns, block.args.across_part, passages.count, 1, tile.pitch);
+    const C* from = block.support() + place.line * tile.pitch + place.begin;
+    ascending(place.elements.length, [&](int k) { // the weights that load_tile left there
+        place.elements.edges[k] = k < place.elements.length ? from[k] : C(1);
+    });
+    pass(place, passages);
+    return place;
+}
+
+template <class C> __device__ inline Place<C> down_place(const PlaneBlock<C>& block, const Passages<C>& passages) {
+    const Tile tile = block.tile();
+    Place<C> place = place_of(block.x(), tile.columns, tile.rows, block.args.down_part, passages.count, tile.pitch, 1);
+    const Operand& w = block.args.operands[kDownWeights];
+    const bool first = block.header().at_top && place.begin == 0;
+    with_pointer(w.data, w.dtype, [&](auto p) { // neighbouring columns side by side, straight from memory
+        p += block.offset(kDownWeights) + place.line * w.chunk + (place.begin - 1) * w.step;
+        ascending(place.elements.length, [&](int k) {
+            const bool there = k < place.elements.length && !(first && k == 0);
+            place.elements.edges[k] = there ? static_cast<C>(widen(p[k * w.step])) : C(1);
+        });
+    });
+    pass(place, passages);
+    return place;
+}
+
+/// from_before(k, term), then from_behind(k, term) for the elements of the thread's part; offset: of the tile in
+/// carries.
+template <class C, class Before, class Behind>
+__device__ inline void walk(const Place<C>& place, const Passages<C>& passages, const Chunks<C>& chunks,
+                            std::int64_t offset, const Before& from_before, const Behind& from_behind) {
+    const int length = place.elements.length;
+    if (length == 0) return;
+    C f = C(0), b = C(0);
+    if (chunks.forward != nullptr) {
+        f = chunks.forward[offset];
+        b = chunks.backward[offset];
+    }
+    f = passages.before(place.part, place.line, f);
+    b = passages.behind(place.part, place.line, b);
+    const auto forward = [&](int k, C term) {
+        if (k < length) from_before(k, term);
+    };
+    const auto backward = [&](int k, C term) {
+        if (k < length) from_behind(k, term);
+    };
+    if (place.uncut) {
+        walk_forward<true>(place.elements, f, forward);
+        walk_backward<true>(place.elements, b, backward);
+    } else {
+        walk_forward<false>(place.elements, f, forward);
+        walk_backward<false>(place.elements, b, backward);
+    }
+}
+
+/// The element of an operand of the computing type.
+template <class C> __device__ inline C element(const PlaneBlock<C>& block, PlaneOperand k, int row, int column) {
+    const Operand& o = block.args.operands[k];
+    return static_cast<const C*>(o.data)[block.offset(k) + row * o.step + column * o.chunk];
+}
+
+/// What happens to sums once they are there, element by element, in their place.
+template <class C> __device__ inline void finish(const PlaneBlock<C>& block) {
+    const PlaneArgs<C>& args = block.args;
+    const Tile tile = block.tile();
+    C *x = block.x(), *support = block.support(), *values = block.values();
+    const auto exists = [&](PlaneOperand k) { return args.operands[k].data != nullptr; };
     each_element(tile, [&](int row, int column) {
         const auto at = [&](PlaneOperand k) {
-            return offsets[k] + row * args.operands[k].step + column * args.operands[k].chunk;
+            return block.offset(k) + row * args.operands[k].step + column * args.operands[k].chunk;
         };
         const auto get = [&](PlaneOperand k) { return load<C>(args.operands[k].data, args.operands[k].dtype, at(k)); };
-        C v = support[row * pitch + column];
-        if (args.times != C(0)) v = args.times * x[row * pitch + column] + v;
+        C v = support[row * tile.pitch + column];
+        if (args.times != C(0)) v = args.times * x[row * tile.pitch + column] + v;
         if (exists(kSum)) v = get(kSum) + v;
         if (args.finish == Finish::reciprocal) {
             if (exists(kSupport)) store(args.operands[kSupport].data, args.operands[kSupport].dtype, at(kSupport), v);
             v = args.only_supported && !(v >= least_support<C>()) ? args.unsupported : C(1) / v;
         } else if (args.finish == Finish::divide) {
-            const C divisor = get(kDivisor);
+            const C divisor = element(block, kDivisor, row, column);
             v = args.only_supported && divisor < C(0) ? args.fill : v * divisor;
         }
-        if (args.residual && !exists(kFactor)) v += x[row * pitch + column];
+        if (args.residual && !exists(kFactor)) v += x[row * tile.pitch + column];
         if (args.residual && exists(kFactor) && get(kFactor) != C(0))
-            v += values != nullptr ? values[row * pitch + column] : get(kX);
-        support[row * pitch + column] = v;
+            v += values != nullptr ? values[row * tile.pitch + column] : get(kX);
+        support[row * tile.pitch + column] = v;
     });
+}
+
+/// scales: what comes along each axis is scaled by itself ("line").
+template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C>, 1)
+    plane_support(const __grid_constant__ PlaneArgs<C> args) {
+    SGS_SHARED(memory);
+    const PlaneBlock<C> block = open_block(args, memory);
+    load_tile(block);
+    {
+        const Tile tile = block.tile();
+        const Passages<C> passages = block.passages(tile.rows, tile.columns, args.across_part);
+        const Place<C> place = across_place(block, passages);
+        __syncthreads(); // passages are there, and all weights have been picked up
+        C* to = block.support() + place.line * block.pitch() + place.begin;
+        const std::int64_t carry = block.offset(kAcrossCarry) + place.line * args.operands[kAcrossCarry].step;
+        walk(
+            place, passages, args.across, carry, [to](int k, C term) { to[k] = term; },
+            [to](int k, C term) { to[k] += term; });
+    }
     __syncthreads();
-    store_plane(tile, support, args.operands[kOut], offsets[kOut]);
+    if constexpr (scales) {
+        const Tile tile = block.tile();
+        C *x = block.x(), *support = block.support();
+        each_element(tile, [&](int row, int column) {
+            C& sum = support[row * tile.pitch + column];
+            const C own = x[row * tile.pitch + column];
+            sum = (own + sum) * element(block, kAcrossReciprocal, row, column) +
+                  own * element(block, kDownReciprocal, row, column);
+        });
+        __syncthreads();
+    }
+    {
+        const Tile tile = block.tile();
+        const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
+        const Place<C> place = down_place(block, passages);
+        __syncthreads();
+        const int pitch = block.pitch();
+        C* to = block.support() + place.line + place.begin * pitch;
+        const std::int64_t carry = block.offset(kDownCarry) + place.line * args.operands[kDownCarry].step;
+        const auto add = [&, to, pitch](int k, C term) {
+            if constexpr (scales) term *= element(block, kDownReciprocal, place.begin + k, place.line);
+            to[k * pitch] += term;
+        };
+        walk(place, passages, args.down, carry, add, add);
+    }
+    __syncthreads();
+    finish(block);
+    __syncthreads();
+    store_plane(block.tile(), block.support(), args.operands[kOut], block.offset(kOut));
+}
+
+/// What each tile makes of what flows into it along both axes, as if nothing did, and how much it lets through.
+template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
+    plane_carries(const __grid_constant__ PlaneArgs<C> args) {
+    SGS_SHARED(memory);
+    const PlaneBlock<C> block = open_block(args, memory);
+    load_tile(block);
+    const auto put_line = [&](const Place<C>& place, const Passages<C>& passages, const Chunks<C>& chunks,
+                              PlaneOperand carry) {
+        if (place.part > 0 || chunks.forward == nullptr) return;
+        const std::int64_t at = block.offset(carry) + place.line * args.operands[carry].step;
+        const Passage<C> passage = passages.joined_line(place.line);
+        chunks.forward[at] = passage.forward;
+        chunks.backward[at] = passage.backward;
+        chunks.fractions[0][at] = passage.reach.fraction;
+        chunks.exponents[0][at] = passage.reach.exponent;
+    };
+    const Tile tile = block.tile();
+    {
+        const Passages<C> passages = block.passages(tile.rows, tile.columns, args.across_part);
+        const Place<C> place = across_place(block, passages);
+        __syncthreads();
+        put_line(place, passages, args.across, kAcrossCarry);
+    }
+    __syncthreads();
+    const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
+    const Place<C> place = down_place(block, passages);
+    __syncthreads();
+    put_line(place, passages, args.down, kDownCarry);
 }
 
 } // namespace plane_kernels
 
 namespace {
 
+int part_length(std::int64_t n) { return static_cast<int>(divide_up(n, divide_up(n, kPart))); }
+
+// Of a tile, along the axis that has more of them: a thread each.
+std::int64_t parts_of(std::int64_t rows, std::int64_t columns) {
+    return std::max(columns * divide_up(rows, kPart), rows * divide_up(columns, kPart));
+}
+
 template <class C> std::size_t tile_bytes(std::int64_t rows, std::int64_t columns) {
-    const std::int64_t tiles = 2 * rows * (columns | 1), strip = rows * kStripPitch;
-    return (kPlaneOperands + kPlaneOperands % 2) * sizeof(std::int64_t) +
-           static_cast<std::size_t>(tiles + strip) * sizeof(C);
+    return sizeof(Header) + static_cast<std::size_t>(2 * rows * (columns | 1)) * sizeof(C) +
+           static_cast<std::size_t>(passage_bytes<C>(parts_of(rows, columns)));
 }
 
 // Rows run along the axis with the larger stride in memory.
@@ -246,14 +352,15 @@ bool down_is_a(const AnyView& domain, int axis_a, int axis_b) {
     return magnitude(domain.strides[axis_a]) >= magnitude(domain.strides[axis_b]);
 }
 
-constexpr std::int64_t kMostRows = 512; // a thread each
 // Tiles within 48 KiB, so that several blocks share a multiprocessor.
 template <class C> constexpr std::int64_t kTile = sizeof(C) == 4 ? 64 : 44;
 constexpr std::int64_t kLeastSide = 32;
 
 template <class C> bool whole_plane_fits(std::int64_t rows, std::int64_t columns) {
-    // The bound on each side keeps the product from overflowing.
-    return rows <= kMostRows && columns <= (1 << 16) && tile_bytes<C>(rows, columns) <= shared_memory_limit();
+    // The bound on each side keeps the products from overflowing.
+    constexpr std::int64_t most = kMostThreads<C>;
+    return rows <= most && columns <= most && parts_of(rows, columns) <= most &&
+           tile_bytes<C>(rows, columns) <= shared_memory_limit();
 }
 
 } // namespace
@@ -296,25 +403,18 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
         o[kDownReciprocal] = operand(scales[a_down ? 0 : 1], domain, down);
         o[kAcrossReciprocal] = operand(scales[a_down ? 1 : 0], domain, down);
     }
-    const Ranges ranges_down{0, rows, 0, rows}, ranges_across{0, columns, 0, columns};
     std::int64_t steps[kPlaneOperands], next[kPlaneOperands] = {};
     if (args.tiles_down > 1) {
-        const Carries<C> c =
-            make_carries<C>(queue, domain, down, args.tile_rows, source, w_down, ranges_down, nullptr, nullptr);
-        args.down_before = c.forward;
-        args.down_behind = c.backward;
-        o[kDownCarry] = c.layout;
-        o[kDownCarry].step = c.layout.strides[across];
-        next[kDownCarry] = c.layout.chunk;
+        args.down = take_chunks<C>(queue, domain, down, args.tile_rows);
+        o[kDownCarry] = args.down.layout;
+        o[kDownCarry].step = args.down.layout.strides[across];
+        next[kDownCarry] = args.down.layout.chunk;
     }
     if (args.tiles_across > 1) {
-        const Carries<C> c = make_carries<C>(queue, domain, across, args.tile_columns, source, w_across, ranges_across,
-                                             nullptr, nullptr);
-        args.across_before = c.forward;
-        args.across_behind = c.backward;
-        o[kAcrossCarry] = c.layout;
-        o[kAcrossCarry].step = c.layout.strides[down];
-        next[kAcrossCarry] = c.layout.chunk;
+        args.across = take_chunks<C>(queue, domain, across, args.tile_columns);
+        o[kAcrossCarry] = args.across.layout;
+        o[kAcrossCarry].step = args.across.layout.strides[down];
+        next[kAcrossCarry] = args.across.layout.chunk;
     }
     for (int k = 0; k < kPlaneOperands; ++k) {
         steps[k] = o[k].step;
@@ -333,15 +433,21 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     args.finish = epilogue.finish;
     args.only_supported = epilogue.only_supported;
     args.residual = epilogue.residual;
-    // As many loads under way as a tile is worth, and a thread for each row.
-    const int elements = args.tile_rows * args.tile_columns;
-    const int threads = std::max(elements >= 4096 ? 512 : elements >= 1024 ? 256 : 64, (args.tile_rows + 31) / 32 * 32);
+    args.down_part = part_length(args.tile_rows);
+    args.across_part = part_length(args.tile_columns);
+    args.parts = static_cast<int>(parts_of(args.tile_rows, args.tile_columns));
+    const int threads = static_cast<int>(divide_up(args.parts, 32)) * 32;
+    const std::int64_t blocks = args.planes.count * args.tiles_down * args.tiles_across;
     std::size_t shared = tile_bytes<C>(args.tile_rows, args.tile_columns);
+    if (args.tiles_down > 1 || args.tiles_across > 1) {
+        queue.launch(&plane_carries<C>, blocks, threads, shared, args);
+        if (args.tiles_down > 1) join_chunks<C>(queue, domain, down, args.tile_rows, args.down);
+        if (args.tiles_across > 1) join_chunks<C>(queue, domain, across, args.tile_columns, args.across);
+    }
     const std::size_t more = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
     args.keeps_values = args.residual && source.factor != nullptr && shared + more <= shared_memory_limit();
     if (args.keeps_values) shared += more;
-    queue.launch(scales.empty() ? &plane_support<C, false> : &plane_support<C, true>,
-                 args.planes.count * args.tiles_down * args.tiles_across, threads, shared, args);
+    queue.launch(scales.empty() ? &plane_support<C, false> : &plane_support<C, true>, blocks, threads, shared, args);
     queue.release(mark);
 }
 

@@ -104,6 +104,8 @@ class TorchMemory:
         raise AssertionError("not device memory")
 
     def write(self, address: int, data: bytes) -> None:
+        if not data:
+            return
         self._within(address, len(data)).copy_(self.torch.frombuffer(bytearray(data), dtype=self.torch.uint8))
 
     def read(self, address: int, size: int) -> bytes:

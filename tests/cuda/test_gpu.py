@@ -30,7 +30,7 @@ def test_filter_equals_the_cpu(shape: tuple[int, ...], dtype: Any) -> None:
     x = example(shape, dtype)
     results = []
     for device in ("cpu", "cuda"):
-        t = x.to(device).requires_grad_()
+        t = x.detach().to(device).requires_grad_()
         alpha = torch.tensor(0.7, device=device, requires_grad=True)
         y = sgs.torch.semi_global_filter(t, scale=(alpha, 1.0), residual=True)
         y.float().square().mean().backward()
