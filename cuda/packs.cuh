@@ -51,12 +51,13 @@ struct Row {
 };
 
 /// wide(row, column, turn) for every whole pack of 16 aligned bytes that starts there, single(row, column) for the
-/// other elements. Eight threads share a row. Each starts at another element of its pack in shared memory, so that the
-/// threads of a warp meet no bank twice; a row's neighbours are in neighbouring banks.
+/// other elements. Eight threads share a row, all of them a single one. Each starts at another element of its pack in
+/// shared memory, so that the threads of a warp meet no bank twice; a row's neighbours are in neighbouring banks.
 template <class C, class T, class RowAt, class Wide, class Single>
 __device__ inline void each_pack(int rows, const T* p, const RowAt& row_at, const Wide& wide, const Single& single) {
-    constexpr int count = Pack<T>::kCount, team = 8, banks = sizeof(C) == 8 ? 16 : 32;
+    constexpr int count = Pack<T>::kCount, banks = sizeof(C) == 8 ? 16 : 32;
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+    const int team = rows == 1 ? threads : 8;
     for (int r = thread / team; r < rows; r += threads / team) {
         const Row row = row_at(r);
         const auto beyond =

@@ -8,27 +8,31 @@
 namespace sgs::cuda {
 
 constexpr int kPart = 20; // elements of a part at most
-constexpr int kGroup = 4; // of them, that are walked or left out together
+constexpr int kGroup = 4; // of them, that are looked at together
 
-/// f(k) for the elements of a part, and for up to kGroup - 1 that are missing at its end.
+/// f(k) for the elements of a part, in order or from the last one back; whole groups without asking for each element.
 template <class F> __device__ inline void ascending(int length, const F& f) {
     SGS_UNROLL_ALL
     for (int group = 0; group < kPart; group += kGroup) {
         if (group >= length) break;
+        const bool whole = group + kGroup <= length;
         SGS_UNROLL_ALL
-        for (int k = group; k < group + kGroup; ++k) f(k);
+        for (int k = group; k < group + kGroup; ++k)
+            if (whole || k < length) f(k);
     }
 }
 template <class F> __device__ inline void descending(int length, const F& f) {
     SGS_UNROLL_ALL
     for (int group = kPart - kGroup; group >= 0; group -= kGroup) {
         if (group >= length) continue;
+        const bool whole = group + kGroup <= length;
         SGS_UNROLL_ALL
-        for (int k = group + kGroup - 1; k >= group; --k) f(k);
+        for (int k = group + kGroup - 1; k >= group; --k)
+            if (whole || k < length) f(k);
     }
 }
 
-/// Elements of one line and the weights of the edges that enter them. Missing ones are 0 and 1, which change nothing.
+/// Elements of one line and the weights of the edges that enter them.
 template <class C> struct Part {
     int length = 0;
     C values[kPart], edges[kPart];

@@ -43,6 +43,7 @@ template <class C> struct PlaneArgs {
     C fill, unsupported, times;
     Finish finish;
     bool only_supported, residual;
+    bool divides_alone;
     bool keeps_values; // beside the tile, for the residual where confidence changes them
 };
 
@@ -119,10 +120,10 @@ template <class C> __device__ inline void load_tile(const PlaneBlock<C>& block) 
     const bool at_left = block.header().at_left;
     with_pointer(w.data, w.dtype, [&](auto p) {
         p += block.offset(kAcrossWeights) - w.chunk;
-        each_element(tile, [&](int row, int column) {
-            const bool first = at_left && column == 0;
-            weights[row * tile.pitch + column] =
-                first ? C(1) : static_cast<C>(widen(p[row * w.step + column * w.chunk]));
+        each_row(tile, false, [&](int row) {
+            return [&, from = p + row * w.step, to = weights + row * tile.pitch](int column) {
+                to[column] = at_left && column == 0 ? C(1) : static_cast<C>(widen(from[column * w.chunk]));
+            };
         });
     });
     __syncthreads();
@@ -149,8 +150,7 @@ __device__ inline Place<C> place_of(const C* x, int lines, int n, int part, int 
     const int rest = place.part < parts ? n - place.begin : 0;
     place.elements.length = rest < 0 ? 0 : rest < part ? rest : part;
     const C* from = x + place.line * next + place.begin * step;
-    ascending(place.elements.length,
-              [&](int k) { place.elements.values[k] = k < place.elements.length ? from[k * step] : C(0); });
+    ascending(place.elements.length, [&](int k) { place.elements.values[k] = from[k * step]; });
     return place;
 }
 
@@ -166,7 +166,7 @@ template <class C> __device__ inline Place<C> across_place(const PlaneBlock<C>& 
         place_of(block.x(), tile.rows, tile.columns, block.args.across_part, passages.count, 1, tile.pitch);
     const C* from = block.support() + place.line * tile.pitch + place.begin;
     ascending(place.elements.length, [&](int k) { // the weights that load_tile left there
-        place.elements.edges[k] = k < place.elements.length ? from[k] : C(1);
+        place.elements.edges[k] = from[k];
     });
     pass(place, passages);
     return place;
@@ -180,8 +180,7 @@ template <class C> __device__ inline Place<C> down_place(const PlaneBlock<C>& bl
     with_pointer(w.data, w.dtype, [&](auto p) { // neighbouring columns side by side, straight from memory
         p += block.offset(kDownWeights) + place.line * w.chunk + (place.begin - 1) * w.step;
         ascending(place.elements.length, [&](int k) {
-            const bool there = k < place.elements.length && !(first && k == 0);
-            place.elements.edges[k] = there ? static_cast<C>(widen(p[k * w.step])) : C(1);
+            place.elements.edges[k] = first && k == 0 ? C(1) : static_cast<C>(widen(p[k * w.step]));
         });
     });
     pass(place, passages);
@@ -193,8 +192,7 @@ template <class C> __device__ inline Place<C> down_place(const PlaneBlock<C>& bl
 template <class C, class Before, class Behind>
 __device__ inline void walk(const Place<C>& place, const Passages<C>& passages, const Chunks<C>& chunks,
                             std::int64_t offset, const Before& from_before, const Behind& from_behind) {
-    const int length = place.elements.length;
-    if (length == 0) return;
+    if (place.elements.length == 0) return;
     C f = C(0), b = C(0);
     if (chunks.forward != nullptr) {
         f = chunks.forward[offset];
@@ -202,18 +200,12 @@ __device__ inline void walk(const Place<C>& place, const Passages<C>& passages, 
     }
     f = passages.before(place.part, place.line, f);
     b = passages.behind(place.part, place.line, b);
-    const auto forward = [&](int k, C term) {
-        if (k < length) from_before(k, term);
-    };
-    const auto backward = [&](int k, C term) {
-        if (k < length) from_behind(k, term);
-    };
     if (place.uncut) {
-        walk_forward<true>(place.elements, f, forward);
-        walk_backward<true>(place.elements, b, backward);
+        walk_forward<true>(place.elements, f, from_before);
+        walk_backward<true>(place.elements, b, from_behind);
     } else {
-        walk_forward<false>(place.elements, f, forward);
-        walk_backward<false>(place.elements, b, backward);
+        walk_forward<false>(place.elements, f, from_before);
+        walk_backward<false>(place.elements, b, from_behind);
     }
 }
 
@@ -223,7 +215,25 @@ template <class C> __device__ inline C element(const PlaneBlock<C>& block, Plane
     return static_cast<const C*>(o.data)[block.offset(k) + row * o.step + column * o.chunk];
 }
 
-/// What happens to sums once they are there, element by element, in their place.
+/// What happens to sums once they are there, element by element, in their place: (7) "cross" of one block.
+template <class C> __device__ inline void divide(const PlaneBlock<C>& block) {
+    const Tile tile = block.tile();
+    const Operand& divisor = block.args.operands[kDivisor];
+    const C *x = block.x(), *reciprocal = static_cast<const C*>(divisor.data) + block.offset(kDivisor);
+    C* support = block.support();
+    const C own = block.args.times;
+    const bool residual = block.args.residual;
+    const bool merges = divisor.chunk == 1 && divisor.step == tile.columns && tile.pitch == tile.columns;
+    each_row(tile, merges, [&](int row) {
+        return [=, at = row * tile.pitch, from = reciprocal + row * divisor.step, chunk = divisor.chunk](int column) {
+            const C value = x[at + column];
+            const C v = (own * value + support[at + column]) * from[column * chunk];
+            support[at + column] = residual ? v + value : v;
+        };
+    });
+}
+
+/// In all other cases.
 template <class C> __device__ inline void finish(const PlaneBlock<C>& block) {
     const PlaneArgs<C>& args = block.args;
     const Tile tile = block.tile();
@@ -295,7 +305,10 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
         walk(place, passages, args.down, carry, add, add);
     }
     __syncthreads();
-    finish(block);
+    if (args.divides_alone)
+        divide(block);
+    else
+        finish(block);
     __syncthreads();
     store_plane(block.tile(), block.support(), args.operands[kOut], block.offset(kOut));
 }
@@ -433,6 +446,8 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     args.finish = epilogue.finish;
     args.only_supported = epilogue.only_supported;
     args.residual = epilogue.residual;
+    args.divides_alone = epilogue.finish == Finish::divide && times != 0 && epilogue.sum == nullptr &&
+                         !epilogue.only_supported && source.factor == nullptr;
     args.down_part = part_length(args.tile_rows);
     args.across_part = part_length(args.tile_columns);
     args.parts = static_cast<int>(parts_of(args.tile_rows, args.tile_columns));
