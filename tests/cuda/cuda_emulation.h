@@ -22,6 +22,7 @@
 #define blockIdx (::emulation::current->block)
 #define blockDim (::emulation::current->block_size)
 
+using std::fabs;
 using std::frexp;
 using std::isfinite;
 using std::ldexp;
