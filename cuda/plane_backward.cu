@@ -64,26 +64,37 @@ template <class C> struct PlaneBackwardArgs {
     bool residual;
 };
 
-constexpr int kMostThreads = 512;
-// Steps whose values are in registers at a time.
-template <class C> constexpr int kSegment = sizeof(C) == 4 ? 4 : 2;
+template <class C> constexpr int kMostThreads = sizeof(C) == 4 ? 512 : 384;
+constexpr int kSegment = 4; // steps whose values are in registers at a time
 // A part is what one thread has of a line: its sums are in registers.
-template <class C> constexpr int kSegments = sizeof(C) == 4 ? 5 : 4;
-template <class C> constexpr int kPart = kSegment<C> * kSegments<C>;
+template <class C> constexpr int kSegments = sizeof(C) == 4 ? 5 : 3;
+template <class C> constexpr int kPart = kSegment * kSegments<C>;
 constexpr int kPartArrays = 6; // of an element for each thread: what parts send both ways, and how far they reach
 // Elements that a thread has under way from memory, of each operand.
-template <class C> constexpr int kBatch = sizeof(C) == 4 ? 4 : 2;
+template <class C> constexpr int kBatch = sizeof(C) == 4 ? 5 : 3;
 
 // Arrays in shared memory that are always there. Those for sums follow, and the rows' edges where they stay; where they
 // do not, each element's support takes the place of the edge that enters it.
 enum PlaneArray : int { kXs, kZs, kSupport, kDownEdges, kOwnArrays };
 
 /// v, but not found ahead of where it is asked for: what is found ahead for all planes takes registers.
-__device__ inline int opaque(int v) {
+template <class T> __device__ inline T opaque(T v) {
 #if defined(__CUDACC__)
-    asm volatile("" : "+r"(v));
+    if constexpr (sizeof(T) == 4)
+        asm volatile("" : "+r"(v));
+    else
+        asm volatile("" : "+l"(v));
 #endif
     return v;
+}
+
+/// Brings what is there into the cache that all blocks share.
+__device__ inline void prefetch(const void* p) {
+#if defined(__CUDACC__)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    static_cast<void>(p);
+#endif
 }
 
 // ---- one part of a line
@@ -93,18 +104,18 @@ template <class C> struct Part {
     const C *x, *z;
     int stride, segments;
 
-    __device__ void load(int segment, C (&xs)[kSegment<C>], C (&zs)[kSegment<C>]) const {
+    __device__ void load(int segment, C (&xs)[kSegment], C (&zs)[kSegment]) const {
         SGS_UNROLL_ALL
-        for (int k = 0; k < kSegment<C>; ++k) {
-            xs[k] = x[(segment * kSegment<C> + k) * stride];
-            zs[k] = z[(segment * kSegment<C> + k) * stride];
+        for (int k = 0; k < kSegment; ++k) {
+            xs[k] = x[(segment * kSegment + k) * stride];
+            zs[k] = z[(segment * kSegment + k) * stride];
         }
     }
 };
 
-template <class Edge, class C> __device__ inline void load_edges(const Edge& edge, int segment, C (&w)[kSegment<C>]) {
+template <class Edge, class C> __device__ inline void load_edges(const Edge& edge, int segment, C (&w)[kSegment]) {
     SGS_UNROLL_ALL
-    for (int k = 0; k < kSegment<C>; ++k) w[k] = edge(segment * kSegment<C> + k);
+    for (int k = 0; k < kSegment; ++k) w[k] = edge(segment * kSegment + k);
 }
 
 /// F of x and z before each segment, and the product of the edges up to there.
@@ -150,11 +161,11 @@ __device__ inline void walk_forward(const Part<C>& part, const Edge& edge, Flow<
         if (s >= part.segments) continue;
         starts.x[s] = flow.forward_x;
         starts.z[s] = flow.forward_z;
-        C x[kSegment<C>], z[kSegment<C>], w[kSegment<C>];
+        C x[kSegment], z[kSegment], w[kSegment];
         part.load(s, x, z);
         load_edges(edge, s, w);
         SGS_UNROLL_ALL
-        for (int k = 0; k < kSegment<C>; ++k) {
+        for (int k = 0; k < kSegment; ++k) {
             flow.forward_x = x[k] + crossing<plain>(w[k], flow.forward_x);
             flow.forward_z = z[k] + crossing<plain>(w[k], flow.forward_z);
         }
@@ -173,11 +184,11 @@ __device__ inline Flow<C> sent_by(const Part<C>& part, const Edge& edge, Starts<
             starts.x[s] = flow.forward_x;
             starts.z[s] = flow.forward_z;
             starts.product[s] = product;
-            C x[kSegment<C>], z[kSegment<C>], w[kSegment<C>];
+            C x[kSegment], z[kSegment], w[kSegment];
             part.load(s, x, z);
             load_edges(edge, s, w);
             SGS_UNROLL_ALL
-            for (int k = 0; k < kSegment<C>; ++k) {
+            for (int k = 0; k < kSegment; ++k) {
                 product *= w[k];
                 flow.forward_x = x[k] + w[k] * flow.forward_x;
                 flow.forward_z = z[k] + w[k] * flow.forward_z;
@@ -190,11 +201,11 @@ __device__ inline Flow<C> sent_by(const Part<C>& part, const Edge& edge, Starts<
         SGS_UNROLL_ALL
         for (int s = kSegments<C> - 1; s >= 0; --s) {
             if (s >= part.segments) continue;
-            C x[kSegment<C>], z[kSegment<C>], w[kSegment<C>];
+            C x[kSegment], z[kSegment], w[kSegment];
             part.load(s, x, z);
             load_edges(edge, s, w);
             SGS_UNROLL_ALL
-            for (int k = kSegment<C> - 1; k >= 0; --k) {
+            for (int k = kSegment - 1; k >= 0; --k) {
                 flow.back_x = carried(w[k], x[k] + flow.back_x);
                 flow.back_z = carried(w[k], z[k] + flow.back_z);
             }
@@ -203,11 +214,11 @@ __device__ inline Flow<C> sent_by(const Part<C>& part, const Edge& edge, Starts<
     return flow;
 }
 
-/// What walk_back finds for a segment.
+/// What walk_back finds of a segment.
 template <class C> struct Found {
-    C x[kSegment<C>], z[kSegment<C>];
-    C support_x[kSegment<C>], support_z[kSegment<C>]; // from both sides
-    C products[kSegment<C>]; // F_{k-1}(x) B_k(z) + F_{k-1}(z) B_k(x), of the edge that enters k (11)
+    C x[kSegment], z[kSegment];
+    C support_x[kSegment], support_z[kSegment]; // from both sides
+    C products[kSegment];                       // F_{k-1}(x) B_k(z) + F_{k-1}(z) B_k(x), of the edge that enters k (11)
 };
 
 /// Over a part with all that flows in; `starts` are those that sent_by left. put(first step, found) for each segment.
@@ -227,20 +238,20 @@ __device__ inline void walk_back(const Part<C>& part, const Edge& edge, Flow<C> 
     for (int s = kSegments<C> - 1; s >= 0; --s) {
         if (s >= part.segments) continue;
         Found<C> found;
-        C w[kSegment<C>], forward_x[kSegment<C> + 1], forward_z[kSegment<C> + 1]; // [k] enters step k
+        C w[kSegment], forward_x[kSegment + 1], forward_z[kSegment + 1]; // [k] enters step k
         part.load(s, found.x, found.z);
         load_edges(edge, s, w);
         forward_x[0] = starts.x[s];
         forward_z[0] = starts.z[s];
         SGS_UNROLL_ALL
-        for (int k = 0; k < kSegment<C>; ++k) {
+        for (int k = 0; k < kSegment; ++k) {
             found.support_x[k] = crossing<plain>(w[k], forward_x[k]);
             found.support_z[k] = crossing<plain>(w[k], forward_z[k]);
             forward_x[k + 1] = found.x[k] + found.support_x[k];
             forward_z[k + 1] = found.z[k] + found.support_z[k];
         }
         SGS_UNROLL_ALL
-        for (int k = kSegment<C> - 1; k >= 0; --k) {
+        for (int k = kSegment - 1; k >= 0; --k) {
             const C b = found.x[k] + in.back_x, c = found.z[k] + in.back_z; // B of x and of z
             found.products[k] = forward_x[k] * c + forward_z[k] * b;
             found.support_x[k] += in.back_x;
@@ -248,7 +259,7 @@ __device__ inline void walk_back(const Part<C>& part, const Edge& edge, Flow<C> 
             in.back_x = crossing<plain>(w[k], b);
             in.back_z = crossing<plain>(w[k], c);
         }
-        put(s * kSegment<C>, found);
+        put(s * kSegment, found);
     }
 }
 
@@ -315,52 +326,51 @@ template <class C> struct Exchange {
 
 // ---- between memory and shared memory
 
-/// Elements of a tile, neighbouring threads' in neighbouring columns; row < 0: none.
-template <class C> struct Places {
-    int row[kBatch<C>], column[kBatch<C>];
+/// Elements of a column of a tile: those of rows row, row + on, ... that are in [first, end).
+struct Places {
+    int row, column, on;
+    unsigned first, end;
+
+    __device__ bool has(int k) const { return static_cast<unsigned>(row + k * on) - first < end - first; }
 };
 
-/// f(places) until all elements had their turn: warps take runs of 32 columns.
+/// f(places), kBatch<C> elements at a time, until all had their turn: threads have neighbouring columns, and rows far
+/// apart. There are at least as many threads as columns.
 template <class C, class F> __device__ inline void each_batch(int rows, int columns, const F& f) {
-    const int thread = opaque(static_cast<int>(threadIdx.x)), warp = thread / 32;
-    const int warps = static_cast<int>(blockDim.x) / 32;
-    const int runs = (columns + 31) / 32, rows_on = warps / runs, runs_on = warps % runs;
-    int row = warp / runs, run = warp % runs;
-    while (row < rows) {
-        Places<C> at;
-        SGS_UNROLL_ALL
-        for (int k = 0; k < kBatch<C>; ++k) {
-            at.column[k] = run * 32 + thread % 32;
-            at.row[k] = row < rows && at.column[k] < columns ? row : -1;
-            row += rows_on;
-            run += runs_on;
-            if (run >= runs) {
-                run -= runs;
-                ++row;
-            }
-        }
-        f(at);
+    const int thread = opaque(static_cast<int>(threadIdx.x)), on = static_cast<int>(blockDim.x) / columns;
+    Places at{thread / columns, 0, on, 0, static_cast<unsigned>(rows)};
+    at.column = thread - at.row * columns;
+    if (at.row >= on) return;
+    SGS_UNROLL_NOT
+    for (; at.row < rows; at.row += kBatch<C> * on) f(at);
+}
+
+/// f(k, element) for the elements there are; step and chunk lead to the next row and column.
+template <class C, class T, class Stride, class F>
+__device__ inline void each_of(T* p, Stride step, Stride chunk, const Places& at, const F& f) {
+    p += at.row * step + at.column * chunk;
+    const Stride on = opaque(at.on * step);
+    SGS_UNROLL_ALL
+    for (int k = 0; k < kBatch<C>; ++k) {
+        if (at.has(k)) f(k, *p);
+        p += on;
     }
 }
 
 /// v[k] = the operand's elements.
 template <class C>
-__device__ inline void get(const Operand& o, std::int64_t offset, const Places<C>& at, C (&v)[kBatch<C>]) {
+__device__ inline void get(const Operand& o, std::int64_t offset, const Places& at, C (&v)[kBatch<C>]) {
     with_pointer(o.data, o.dtype, [&](auto p) {
-        SGS_UNROLL_ALL
-        for (int k = 0; k < kBatch<C>; ++k)
-            if (at.row[k] >= 0) v[k] = static_cast<C>(widen(p[offset + at.row[k] * o.step + at.column[k] * o.chunk]));
+        each_of<C>(p + offset, o.step, o.chunk, at, [&](int k, auto e) { v[k] = static_cast<C>(widen(e)); });
     });
 }
 
 /// The operand's elements = v[k].
 template <class C>
-__device__ inline void put(const Operand& o, std::int64_t offset, const Places<C>& at, const C (&v)[kBatch<C>]) {
+__device__ inline void put(const Operand& o, std::int64_t offset, const Places& at, const C (&v)[kBatch<C>]) {
     with_pointer(o.data, o.dtype, [&](auto data) {
-        auto* p = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(data)>>*>(data);
-        SGS_UNROLL_ALL
-        for (int k = 0; k < kBatch<C>; ++k)
-            if (at.row[k] >= 0) narrow(v[k], p[offset + at.row[k] * o.step + at.column[k] * o.chunk]);
+        auto* p = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(data)>>*>(data) + offset;
+        each_of<C>(p, o.step, o.chunk, at, [&](int k, auto& e) { narrow(v[k], e); });
     });
 }
 
@@ -384,12 +394,26 @@ template <class C> __device__ inline Place place_of(const PlaneBackwardArgs<C>& 
 
 /// What all threads of a block know of its tile, in shared memory rather than in everyone's registers.
 struct alignas(16) Here {
-    std::int64_t offsets[kPlaneBackwardOperands]; // where operands have its first element
-    int rows, columns;                            // inside the plane
-    int first_down, first_across;                 // the first row and column that an edge enters
-    int more_down, more_across;                   // tiles follow
-    int planes;                                   // of the group
+    // Where operands have its first element, of this plane and of the next.
+    std::int64_t offsets[2][kPlaneBackwardOperands];
+    int rows, columns;            // inside the plane
+    int first_down, first_across; // the first row and column that an edge enters
+    int more_down, more_across;   // tiles follow
+    int planes;                   // of the group
 };
+/// Asks for an operand's elements of a tile ahead of their time, where rows are neighbours in memory.
+__device__ inline void ask_for(const Operand& o, std::int64_t offset, int rows, int columns) {
+    if (o.data == nullptr || o.chunk != 1) return;
+    with_pointer(o.data, o.dtype, [&](auto p) {
+        constexpr int line = static_cast<int>(128 / sizeof(*p));
+        const int lines = columns / line + 1;
+        for (int k = opaque(static_cast<int>(threadIdx.x)); k < rows * lines; k += static_cast<int>(blockDim.x)) {
+            const int row = k / lines, column = (k - row * lines) * line;
+            prefetch(p + offset + row * o.step + (column < columns ? column : columns - 1));
+        }
+    });
+}
+
 /// offsets[k]: where operand k has the first element of the block's tile of plane number `turn` of its group.
 template <class C>
 __device__ inline void find_offsets(const PlaneBackwardArgs<C>& args, int turn, std::int64_t* offsets) {
@@ -434,11 +458,11 @@ __device__ inline Flow<C> inflow(const Inflow<C>& from, const Operand& carry, st
 }
 
 /// scales: z of columns is y_bar times kZFactor, z of rows y_bar times kAcrossZFactor ("line").
-template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 1)
+template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     plane_backward(const __grid_constant__ PlaneBackwardArgs<C> args) {
     SGS_SHARED(memory);
     Here& here = *reinterpret_cast<Here*>(memory);
-    std::int64_t* offsets = here.offsets;
+    const std::int64_t* offsets = here.offsets[0];
     const auto array = [&](int k) { return reinterpret_cast<C*>(&here + 1) + k * opaque(args.parts.area); };
     const Exchange<C> exchange{array(args.exchange), static_cast<int>(blockDim.x)};
     const PlaneParts& parts = args.parts;
@@ -449,7 +473,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
     };
 
     const auto group = [&] { return blockIdx.x % args.groups; };
-    find_offsets(args, 0, offsets);
+    find_offsets(args, 0, here.offsets[0]);
     if (threadIdx.x == 0) find_tile(args, here);
     for (int at = static_cast<int>(threadIdx.x); at < parts.area; at += static_cast<int>(blockDim.x)) {
         array(kXs)[at] = array(kZs)[at] = C(0);
@@ -458,33 +482,42 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
     }
     __syncthreads();
 
-    // edges[row][column]: that which enters there.
-    const auto load_weights = [&](PlaneBackwardOperand operand, C* edges, int down) {
-        const Operand& o = args.operands[operand];
-        const int rows = here.rows, columns = here.columns;
-        const int first_row = down != 0 ? here.first_down : 0, first_column = down != 0 ? 0 : here.first_across;
-        const int edge_rows = down != 0 ? parts.rows : rows, edge_columns = down != 0 ? columns : parts.columns;
-        each_batch<C>(edge_rows, edge_columns, [&](const Places<C>& at) {
-            Places<C> from = at;
-            C w[kBatch<C>];
-            SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k) {
-                w[k] = C(1);
-                const int row = at.row[k], column = at.column[k];
-                if (row < first_row || row >= rows || column < first_column || column >= columns) from.row[k] = -1;
-            }
-            get(o, offsets[operand] - (down != 0 ? o.step : o.chunk), from, w);
-            SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k)
-                if (at.row[k] >= 0) edges[at.row[k] * parts.pitch + at.column[k]] = w[k];
-        });
+    const auto get_operand = [&](PlaneBackwardOperand k, const Places& at, C(&v)[kBatch<C>]) {
+        get(args.operands[k], offsets[k], at, v);
+    };
+    // Edges that enter a row, or a column; 1 where there is none.
+    const auto get_down = [&](Places at, C(&w)[kBatch<C>]) {
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kBatch<C>; ++k) w[k] = C(1);
+        at.first = static_cast<unsigned>(here.first_down);
+        at.end = static_cast<unsigned>(here.rows);
+        const Operand& o = args.operands[kDownWeights];
+        get(o, offsets[kDownWeights] - o.step, at, w);
+    };
+    const auto get_across = [&](const Places& at, C(&w)[kBatch<C>]) {
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kBatch<C>; ++k) w[k] = C(1);
+        if (at.column < here.first_across || at.column >= here.columns) return;
+        const Operand& o = args.operands[kAcrossWeights];
+        get(o, offsets[kAcrossWeights] - o.chunk, at, w);
+    };
+    const auto put_shared = [&](C* to, const Places& at, const C(&v)[kBatch<C>]) {
+        each_of<C>(to, parts.pitch, 1, at, [&](int k, C& e) { e = v[k]; });
     };
     const auto edge_behind = [&](PlaneBackwardOperand k, int row, int column) {
         const Operand& o = args.operands[k];
         return load<C>(o.data, o.dtype, offsets[k] + row * o.step + column * o.chunk);
     };
-    load_weights(kDownWeights, array(kDownEdges), 1);
-    load_weights(kAcrossWeights, array(args.across_edges), 0);
+    each_batch<C>(parts.rows, here.columns, [&](const Places& at) {
+        C w[kBatch<C>];
+        get_down(at, w);
+        put_shared(array(kDownEdges), at, w);
+    });
+    each_batch<C>(here.rows, parts.columns, [&](const Places& at) {
+        C w[kBatch<C>];
+        get_across(at, w);
+        put_shared(array(args.across_edges), at, w);
+    });
     __syncthreads();
     C down_sums[kPart<C>], across_sums[kPart<C>];
     SGS_UNROLL_ALL
@@ -506,42 +539,46 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
     }
 
     for (int turn = 0; turn < here.planes; ++turn) {
-        if (turn > 0) {
-            find_offsets(args, turn, offsets);
-            __syncthreads();
-        }
-        const auto load_z = [&](const Places<C>& at, PlaneBackwardOperand factor, C(&v)[kBatch<C>]) {
-            C r[kBatch<C>];
-            get(args.operands[kZ], offsets[kZ], at, v);
+        offsets = here.offsets[turn % 2];
+        const std::int64_t* next = here.offsets[(turn + 1) % 2];
+        if (turn + 1 < here.planes) find_offsets(args, turn + 1, here.offsets[(turn + 1) % 2]);
+        // Times a factor, if there is one.
+        const auto scale = [&](PlaneBackwardOperand factor, const Places& at, C(&v)[kBatch<C>]) {
             if (!exists(factor)) return;
+            C r[kBatch<C>] = {};
+            get_operand(factor, at, r);
             SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k) r[k] = C(0);
-            get(args.operands[factor], offsets[factor], at, r);
-            SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k) v[k] = trusted(r[k], v[k]);
+            for (int k = 0; k < kBatch<C>; ++k) v[k] = trusted(r[k], v[k]); // (8)
         };
-        each_batch<C>(here.rows, here.columns, [&](const Places<C>& at) {
-            C xs[kBatch<C>], zs[kBatch<C>], c[kBatch<C>];
+        const bool edges_leave = args.across_edges == kSupport;
+        each_batch<C>(here.rows, here.columns, [&](const Places& at) {
+            C x[kBatch<C>], z[kBatch<C>] = {}, w[kBatch<C>];
             SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k) xs[k] = zs[k] = c[k] = C(1);
-            if (exists(kX)) get(args.operands[kX], offsets[kX], at, xs);
-            if (exists(kXFactor)) get(args.operands[kXFactor], offsets[kXFactor], at, c);
-            load_z(at, scales ? kAcrossZFactor : kZFactor, zs);
-            C *x = array(kXs), *z = array(kZs);
-            SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k) {
-                if (at.row[k] < 0) continue;
-                x[at.row[k] * parts.pitch + at.column[k]] = exists(kXFactor) ? trusted(c[k], xs[k]) : xs[k]; // (8)
-                z[at.row[k] * parts.pitch + at.column[k]] = zs[k];
-            }
+            for (int k = 0; k < kBatch<C>; ++k) x[k] = C(1);
+            if (exists(kX)) get_operand(kX, at, x);
+            get_operand(kZ, at, z);
+            if (edges_leave) get_across(at, w);
+            scale(kXFactor, at, x);
+            scale(scales ? kAcrossZFactor : kZFactor, at, z);
+            put_shared(array(kXs), at, x);
+            put_shared(array(kZs), at, z);
+            if (edges_leave) put_shared(array(kSupport), at, w);
         });
-        if (args.across_edges == kSupport && turn > 0) load_weights(kAcrossWeights, array(kSupport), 0);
+        if (edges_leave)
+            for (int row = opaque(static_cast<int>(threadIdx.x)); row < here.rows; row += static_cast<int>(blockDim.x))
+                for (int column = here.columns; column < parts.columns; ++column)
+                    array(kSupport)[row * parts.pitch + column] = C(1);
         __syncthreads();
+
+        if (turn + 1 < here.planes) {
+            ask_for(args.operands[kX], next[kX], here.rows, here.columns);
+            ask_for(args.operands[kZ], next[kZ], here.rows, here.columns);
+        }
 
         { // Along rows.
             const Own own = row_part();
             const auto edge = [from = array(args.across_edges) + own.at](int k) { return from[k]; };
-            const Part<C> part{array(kXs) + own.at, array(kZs) + own.at, 1, parts.across_length / kSegment<C>};
+            const Part<C> part{array(kXs) + own.at, array(kZs) + own.at, 1, parts.across_length / kSegment};
             Starts<C> starts;
             Flow<C> in;
             if (own.exists) {
@@ -555,14 +592,14 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
                 const bool sums = args.support_sums[scales ? 1 : 0] != nullptr;
                 C* sum = array(args.row_support_sums_at) + own.at + first;
                 C* to = array(kSupport) + own.at + first;
-                C old[kSegment<C>];
+                C old[kSegment];
                 SGS_UNROLL_ALL
-                for (int k = 0; k < kSegment<C>; ++k) {
+                for (int k = 0; k < kSegment; ++k) {
                     across_sums[first + k] += found.products[k];
                     old[k] = sums ? sum[k] : C(0);
                 }
                 SGS_UNROLL_ALL
-                for (int k = 0; k < kSegment<C>; ++k) {
+                for (int k = 0; k < kSegment; ++k) {
                     to[k] = args.times * found.z[k] + found.support_z[k];
                     const C of_x = scales ? found.x[k] + found.support_x[k] : found.support_x[k];
                     if (sums) sum[k] = old[k] + found.z[k] * of_x;
@@ -579,12 +616,11 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
         }
 
         if constexpr (scales) {
-            each_batch<C>(here.rows, here.columns, [&](const Places<C>& at) {
-                C zs[kBatch<C>] = {};
-                load_z(at, kZFactor, zs);
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kBatch<C>; ++k)
-                    if (at.row[k] >= 0) array(kZs)[at.row[k] * parts.pitch + at.column[k]] = zs[k];
+            each_batch<C>(here.rows, here.columns, [&](const Places& at) {
+                C z[kBatch<C>] = {};
+                get_operand(kZ, at, z);
+                scale(kZFactor, at, z);
+                put_shared(array(kZs), at, z);
             });
             __syncthreads();
         }
@@ -593,7 +629,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
             const Own own = column_part();
             const int pitch = opaque(parts.pitch);
             const auto edge = [from = array(kDownEdges) + own.at, pitch](int k) { return from[k * pitch]; };
-            const Part<C> part{array(kXs) + own.at, array(kZs) + own.at, pitch, parts.down_length / kSegment<C>};
+            const Part<C> part{array(kXs) + own.at, array(kZs) + own.at, pitch, parts.down_length / kSegment};
             Starts<C> starts;
             Flow<C> in;
             if (own.exists) {
@@ -607,15 +643,15 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
                 const bool sums = args.support_sums[0] != nullptr;
                 C* sum = array(args.support_sums_at) + own.at + first * pitch;
                 C* to = array(kSupport) + own.at + first * pitch;
-                C old[kSegment<C>], across[kSegment<C>];
+                C old[kSegment], across[kSegment];
                 SGS_UNROLL_ALL
-                for (int k = 0; k < kSegment<C>; ++k) {
+                for (int k = 0; k < kSegment; ++k) {
                     down_sums[first + k] += found.products[k];
                     old[k] = sums ? sum[k * pitch] : C(0);
                     across[k] = to[k * pitch];
                 }
                 SGS_UNROLL_ALL
-                for (int k = 0; k < kSegment<C>; ++k) {
+                for (int k = 0; k < kSegment; ++k) {
                     to[k * pitch] = across[k] + (scales ? found.z[k] + found.support_z[k] : found.support_z[k]);
                     if (sums) sum[k * pitch] = old[k] + found.z[k] * (found.x[k] + found.support_x[k]);
                 }
@@ -630,28 +666,23 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads, 
             __syncthreads();
         }
 
-        each_batch<C>(here.rows, here.columns, [&](const Places<C>& at) {
-            C sum[kBatch<C>], c[kBatch<C>], v[kBatch<C>];
+        each_batch<C>(here.rows, here.columns, [&](const Places& at) {
+            C sum[kBatch<C>], c[kBatch<C>], v[kBatch<C>] = {};
+            const C* support = array(kSupport);
             SGS_UNROLL_ALL
-            for (int k = 0; k < kBatch<C>; ++k) {
-                sum[k] = at.row[k] >= 0 ? array(kSupport)[at.row[k] * parts.pitch + at.column[k]] : C(0);
-                c[k] = C(1);
-                v[k] = C(0);
-            }
-            if (exists(kConfidence)) get(args.operands[kConfidence], offsets[kConfidence], at, c);
+            for (int k = 0; k < kBatch<C>; ++k) sum[k] = c[k] = C(1);
+            each_of<C>(support, parts.pitch, 1, at, [&](int k, C e) { sum[k] = e; });
+            if (exists(kConfidence)) get_operand(kConfidence, at, c);
             if (args.confidence_sums != nullptr) {
-                get(args.operands[kX], offsets[kX], at, v);
-                const Operand& o = args.operands[kSupportSums];
+                get_operand(kX, at, v);
                 C* sums = args.confidence_sums + group() * args.support_stride + offsets[kSupportSums];
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kBatch<C>; ++k) {
-                    if (at.row[k] < 0) continue;
-                    C& to = sums[at.row[k] * o.step + at.column[k] * o.chunk];
-                    const C old = turn > 0 ? to : C(0);
-                    to = c[k] != C(0) ? old + v[k] * sum[k] : old;
-                }
+                const Operand& o = args.operands[kSupportSums];
+                each_of<C>(sums, o.step, o.chunk, at, [&](int k, C& e) {
+                    const C old = turn > 0 ? e : C(0);
+                    e = c[k] != C(0) ? old + v[k] * sum[k] : old;
+                });
             }
-            if (args.residual) get(args.operands[kZ], offsets[kZ], at, v);
+            if (args.residual) get_operand(kZ, at, v);
             SGS_UNROLL_ALL
             for (int k = 0; k < kBatch<C>; ++k) {
                 sum[k] = trusted(c[k], sum[k]);
@@ -701,8 +732,12 @@ bool down_is_a(const AnyView& domain, int axis_a, int axis_b) {
 
 template <class C> PlaneParts parts_of(std::int64_t rows, std::int64_t columns) {
     PlaneParts parts;
+    // As few parts as there may be, or one more where less is then beyond the tile.
     const auto cut = [](std::int64_t n, int& length, int& count) {
-        length = static_cast<int>(divide_up(divide_up(n, divide_up(n, kPart<C>)), kSegment<C>) * kSegment<C>);
+        const std::int64_t least = divide_up(n, kPart<C>);
+        const auto length_of = [n](std::int64_t parts) { return divide_up(n, parts * kSegment) * kSegment; };
+        const bool one_more = (least + 1) * length_of(least + 1) < least * length_of(least);
+        length = static_cast<int>(length_of(one_more ? least + 1 : least));
         count = static_cast<int>(divide_up(n, length));
     };
     cut(rows, parts.down_length, parts.down_count);
@@ -717,7 +752,8 @@ template <class C> PlaneParts parts_of(std::int64_t rows, std::int64_t columns) 
 // One for each part, in whole warps.
 template <class C> std::int64_t threads_of(std::int64_t rows, std::int64_t columns) {
     const PlaneParts parts = parts_of<C>(rows, columns);
-    const std::int64_t most = std::max(parts.down_count * columns, parts.across_count * rows);
+    const std::int64_t most =
+        std::max({parts.down_count * columns, parts.across_count * rows, std::int64_t{parts.columns}});
     return std::max(divide_up(most, 32) * 32, std::int64_t{64});
 }
 
@@ -730,7 +766,7 @@ template <class C> std::size_t block_bytes(std::int64_t rows, std::int64_t colum
 }
 
 template <class C> bool fits(std::int64_t rows, std::int64_t columns, int sums) {
-    return rows <= kMostThreads && columns <= kMostThreads && threads_of<C>(rows, columns) <= kMostThreads &&
+    return rows <= kMostThreads<C> && columns <= kMostThreads<C> && threads_of<C>(rows, columns) <= kMostThreads<C> &&
            block_bytes<C>(rows, columns, sums) <= shared_memory_limit();
 }
 
@@ -747,11 +783,14 @@ template <class C> Sides tile_sides(std::int64_t rows, std::int64_t columns, int
     constexpr std::int64_t most = sizeof(C) == 4 ? 128 : 64; // a carry's chunk has to fit as well
     const auto shared_out = [](std::int64_t n, std::int64_t side) { return divide_up(n, divide_up(n, side)); };
     for (std::int64_t side = most; side >= kLeastSide; --side) {
-        if (columns <= most && rows > side && fits<C>(side, columns, sums)) return {shared_out(rows, side), columns};
-        if (rows <= most && columns > side && fits<C>(rows, side, sums)) return {rows, shared_out(columns, side)};
+        const std::int64_t high = shared_out(rows, side), wide = shared_out(columns, side);
+        if (columns <= most && rows > side && fits<C>(high, columns, sums)) return {high, columns};
+        if (rows <= most && columns > side && fits<C>(rows, wide, sums)) return {rows, wide};
     }
-    for (std::int64_t side = 64; side >= kLeastSide; side -= 4)
-        if (fits<C>(side, side, sums)) return {shared_out(rows, side), shared_out(columns, side)};
+    for (std::int64_t side = 64; side >= kLeastSide; side -= 4) {
+        const std::int64_t high = shared_out(rows, side), wide = shared_out(columns, side);
+        if (fits<C>(high, wide, sums)) return {high, wide};
+    }
     return {};
 }
 
@@ -796,7 +835,7 @@ PlaneBackwardPlan plan_planes_backward(const AnyView& domain, int axis_a, int ax
     // As many blocks as the device holds at a time, but few partial sums beside what is summed.
     constexpr std::int64_t least_turns = 4;
     const auto by_shared = static_cast<std::int64_t>(shared_memory_limit() / plan.shared);
-    const std::int64_t held = multiprocessors() * std::min<std::int64_t>(by_shared, kMostThreads / plan.threads);
+    const std::int64_t held = multiprocessors() * std::min<std::int64_t>(by_shared, kMostThreads<C> / plan.threads);
     const std::int64_t groups = std::max<std::int64_t>(1, std::min(held / blocks, divide_up(summed, least_turns)));
     plan.groups = divide_up(summed, divide_up(summed, groups));
     return plan;
