@@ -75,7 +75,12 @@ template <class C> constexpr int kBatch = sizeof(C) == 4 ? 5 : 3;
 
 // Arrays in shared memory that are always there. Those for sums follow, and the rows' edges where they stay; where they
 // do not, each element's support takes the place of the edge that enters it.
-enum PlaneArray : int { kXs, kZs, kSupport, kDownEdges, kOwnArrays };
+enum PlaneArray : int { kPairs, kSupport = 2, kDownEdges, kOwnArrays };
+
+/// An element of x and of z: they are read together.
+template <class C> struct alignas(2 * sizeof(C)) Pair {
+    C x, z;
+};
 
 /// v, but not found ahead of where it is asked for: what is found ahead for all planes takes registers.
 template <class T> __device__ inline T opaque(T v) {
@@ -86,6 +91,11 @@ template <class T> __device__ inline T opaque(T v) {
         asm volatile("" : "+l"(v));
 #endif
     return v;
+}
+
+/// a / b where neither is negative.
+__device__ inline int quotient(int a, int b) {
+    return static_cast<int>(static_cast<unsigned>(a) / static_cast<unsigned>(b));
 }
 
 /// Brings what is there into the cache that all blocks share.
@@ -101,14 +111,15 @@ __device__ inline void prefetch(const void* p) {
 
 /// A part of a line in shared memory, of whole segments: what is beyond the tile is 0 there, joined by edges of 1.
 template <class C> struct Part {
-    const C *x, *z;
+    const Pair<C>* pairs;
     int stride, segments;
 
     __device__ void load(int segment, C (&xs)[kSegment], C (&zs)[kSegment]) const {
         SGS_UNROLL_ALL
         for (int k = 0; k < kSegment; ++k) {
-            xs[k] = x[(segment * kSegment + k) * stride];
-            zs[k] = z[(segment * kSegment + k) * stride];
+            const Pair<C> pair = pairs[(segment * kSegment + k) * stride];
+            xs[k] = pair.x;
+            zs[k] = pair.z;
         }
     }
 };
@@ -218,12 +229,13 @@ __device__ inline Flow<C> sent_by(const Part<C>& part, const Edge& edge, Starts<
 template <class C> struct Found {
     C x[kSegment], z[kSegment];
     C support_x[kSegment], support_z[kSegment]; // from both sides
-    C products[kSegment];                       // F_{k-1}(x) B_k(z) + F_{k-1}(z) B_k(x), of the edge that enters k (11)
 };
 
-/// Over a part with all that flows in; `starts` are those that sent_by left. put(first step, found) for each segment.
-template <bool plain, class C, class Edge, class Put>
-__device__ inline void walk_back(const Part<C>& part, const Edge& edge, Flow<C> in, Starts<C>& starts, const Put& put) {
+/// Over a part with all that flows in; `starts` are those that sent_by left. sums[k]: F_{k-1}(x) B_k(z) +
+/// F_{k-1}(z) B_k(x) is added, the derivative by the edge that enters step k (11). put(first step, found) for each
+/// segment.
+template <bool plain, class C, class Edge, class Put> __device__ inline void
+walk_back(const Part<C>& part, const Edge& edge, Flow<C> in, Starts<C>& starts, C (&sums)[kPart<C>], const Put& put) {
     if constexpr (plain) {
         SGS_UNROLL_ALL
         for (int s = 0; s < kSegments<C>; ++s) {
@@ -253,7 +265,9 @@ __device__ inline void walk_back(const Part<C>& part, const Edge& edge, Flow<C> 
         SGS_UNROLL_ALL
         for (int k = kSegment - 1; k >= 0; --k) {
             const C b = found.x[k] + in.back_x, c = found.z[k] + in.back_z; // B of x and of z
-            found.products[k] = forward_x[k] * c + forward_z[k] * b;
+            C& sum = sums[s * kSegment + k];
+            sum += forward_x[k] * c;
+            sum += forward_z[k] * b;
             found.support_x[k] += in.back_x;
             found.support_z[k] += in.back_z;
             in.back_x = crossing<plain>(w[k], b);
@@ -274,7 +288,7 @@ struct Own {
 __device__ inline Own own_part(int lines, int count, int length, int line_step, int step) {
     Own own;
     own.thread = opaque(static_cast<int>(threadIdx.x));
-    own.part = own.thread / lines;
+    own.part = quotient(own.thread, lines);
     own.line = own.thread - own.part * lines;
     own.at = own.line * line_step + own.part * length * step;
     own.exists = own.part < count;
@@ -337,8 +351,8 @@ struct Places {
 /// f(places), kBatch<C> elements at a time, until all had their turn: threads have neighbouring columns, and rows far
 /// apart. There are at least as many threads as columns.
 template <class C, class F> __device__ inline void each_batch(int rows, int columns, const F& f) {
-    const int thread = opaque(static_cast<int>(threadIdx.x)), on = static_cast<int>(blockDim.x) / columns;
-    Places at{thread / columns, 0, on, 0, static_cast<unsigned>(rows)};
+    const int thread = opaque(static_cast<int>(threadIdx.x)), on = quotient(static_cast<int>(blockDim.x), columns);
+    Places at{quotient(thread, columns), 0, on, 0, static_cast<unsigned>(rows)};
     at.column = thread - at.row * columns;
     if (at.row >= on) return;
     SGS_UNROLL_NOT
@@ -406,11 +420,12 @@ __device__ inline void ask_for(const Operand& o, std::int64_t offset, int rows, 
     if (o.data == nullptr || o.chunk != 1) return;
     with_pointer(o.data, o.dtype, [&](auto p) {
         constexpr int line = static_cast<int>(128 / sizeof(*p));
-        const int lines = columns / line + 1;
-        for (int k = opaque(static_cast<int>(threadIdx.x)); k < rows * lines; k += static_cast<int>(blockDim.x)) {
-            const int row = k / lines, column = (k - row * lines) * line;
-            prefetch(p + offset + row * o.step + (column < columns ? column : columns - 1));
-        }
+        const int thread = opaque(static_cast<int>(threadIdx.x)), threads = static_cast<int>(blockDim.x);
+        const int lines = columns / line + 1, first = quotient(thread, lines), on = quotient(threads, lines);
+        const int column = (thread - first * lines) * line;
+        if (first >= on) return;
+        p += offset + (column < columns ? column : columns - 1);
+        for (int row = first; row < rows; row += on) prefetch(p + row * o.step);
     });
 }
 
@@ -464,6 +479,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     Here& here = *reinterpret_cast<Here*>(memory);
     const std::int64_t* offsets = here.offsets[0];
     const auto array = [&](int k) { return reinterpret_cast<C*>(&here + 1) + k * opaque(args.parts.area); };
+    const auto pairs = [&] { return reinterpret_cast<Pair<C>*>(array(kPairs)); };
     const Exchange<C> exchange{array(args.exchange), static_cast<int>(blockDim.x)};
     const PlaneParts& parts = args.parts;
     const auto exists = [&](PlaneBackwardOperand k) { return args.operands[k].data != nullptr; };
@@ -476,7 +492,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     find_offsets(args, 0, here.offsets[0]);
     if (threadIdx.x == 0) find_tile(args, here);
     for (int at = static_cast<int>(threadIdx.x); at < parts.area; at += static_cast<int>(blockDim.x)) {
-        array(kXs)[at] = array(kZs)[at] = C(0);
+        pairs()[at] = Pair<C>{C(0), C(0)};
         if (args.support_sums[0] != nullptr) array(args.support_sums_at)[at] = C(0);
         if (scales && args.support_sums[1] != nullptr) array(args.row_support_sums_at)[at] = C(0);
     }
@@ -550,21 +566,20 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             SGS_UNROLL_ALL
             for (int k = 0; k < kBatch<C>; ++k) v[k] = trusted(r[k], v[k]); // (8)
         };
-        const bool edges_leave = args.across_edges == kSupport;
+        const bool edges_left = args.across_edges == kSupport && turn > 0; // results took their place
         each_batch<C>(here.rows, here.columns, [&](const Places& at) {
             C x[kBatch<C>], z[kBatch<C>] = {}, w[kBatch<C>];
             SGS_UNROLL_ALL
             for (int k = 0; k < kBatch<C>; ++k) x[k] = C(1);
             if (exists(kX)) get_operand(kX, at, x);
             get_operand(kZ, at, z);
-            if (edges_leave) get_across(at, w);
+            if (edges_left) get_across(at, w);
             scale(kXFactor, at, x);
             scale(scales ? kAcrossZFactor : kZFactor, at, z);
-            put_shared(array(kXs), at, x);
-            put_shared(array(kZs), at, z);
-            if (edges_leave) put_shared(array(kSupport), at, w);
+            each_of<C>(pairs(), parts.pitch, 1, at, [&](int k, Pair<C>& e) { e = {x[k], z[k]}; });
+            if (edges_left) put_shared(array(kSupport), at, w);
         });
-        if (edges_leave)
+        if (edges_left)
             for (int row = opaque(static_cast<int>(threadIdx.x)); row < here.rows; row += static_cast<int>(blockDim.x))
                 for (int column = here.columns; column < parts.columns; ++column)
                     array(kSupport)[row * parts.pitch + column] = C(1);
@@ -578,7 +593,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
         { // Along rows.
             const Own own = row_part();
             const auto edge = [from = array(args.across_edges) + own.at](int k) { return from[k]; };
-            const Part<C> part{array(kXs) + own.at, array(kZs) + own.at, 1, parts.across_length / kSegment};
+            const Part<C> part{pairs() + own.at, 1, parts.across_length / kSegment};
             Starts<C> starts;
             Flow<C> in;
             if (own.exists) {
@@ -594,10 +609,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
                 C* to = array(kSupport) + own.at + first;
                 C old[kSegment];
                 SGS_UNROLL_ALL
-                for (int k = 0; k < kSegment; ++k) {
-                    across_sums[first + k] += found.products[k];
-                    old[k] = sums ? sum[k] : C(0);
-                }
+                for (int k = 0; k < kSegment; ++k) old[k] = sums ? sum[k] : C(0);
                 SGS_UNROLL_ALL
                 for (int k = 0; k < kSegment; ++k) {
                     to[k] = args.times * found.z[k] + found.support_z[k];
@@ -608,9 +620,9 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             if (own.exists) {
                 exchange.join(0, own, here.rows, parts.across_count, in);
                 if (exchange.plain(0, own))
-                    walk_back<true>(part, edge, in, starts, put_segment);
+                    walk_back<true>(part, edge, in, starts, across_sums, put_segment);
                 else
-                    walk_back<false>(part, edge, in, starts, put_segment);
+                    walk_back<false>(part, edge, in, starts, across_sums, put_segment);
             }
             __syncthreads();
         }
@@ -620,7 +632,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
                 C z[kBatch<C>] = {};
                 get_operand(kZ, at, z);
                 scale(kZFactor, at, z);
-                put_shared(array(kZs), at, z);
+                each_of<C>(pairs(), parts.pitch, 1, at, [&](int k, Pair<C>& e) { e.z = z[k]; });
             });
             __syncthreads();
         }
@@ -629,7 +641,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             const Own own = column_part();
             const int pitch = opaque(parts.pitch);
             const auto edge = [from = array(kDownEdges) + own.at, pitch](int k) { return from[k * pitch]; };
-            const Part<C> part{array(kXs) + own.at, array(kZs) + own.at, pitch, parts.down_length / kSegment};
+            const Part<C> part{pairs() + own.at, pitch, parts.down_length / kSegment};
             Starts<C> starts;
             Flow<C> in;
             if (own.exists) {
@@ -646,7 +658,6 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
                 C old[kSegment], across[kSegment];
                 SGS_UNROLL_ALL
                 for (int k = 0; k < kSegment; ++k) {
-                    down_sums[first + k] += found.products[k];
                     old[k] = sums ? sum[k * pitch] : C(0);
                     across[k] = to[k * pitch];
                 }
@@ -659,9 +670,9 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             if (own.exists) {
                 exchange.join(1, own, here.columns, parts.down_count, in);
                 if (exchange.plain(1, own))
-                    walk_back<true>(part, edge, in, starts, put_segment);
+                    walk_back<true>(part, edge, in, starts, down_sums, put_segment);
                 else
-                    walk_back<false>(part, edge, in, starts, put_segment);
+                    walk_back<false>(part, edge, in, starts, down_sums, put_segment);
             }
             __syncthreads();
         }
@@ -696,8 +707,8 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     const Own across = row_part(), down = column_part();
     SGS_UNROLL_ALL
     for (int k = 0; k < kPart<C>; ++k) {
-        if (across.exists && k < parts.across_length) array(kXs)[across.at + k] = across_sums[k];
-        if (down.exists && k < parts.down_length) array(kZs)[down.at + k * parts.pitch] = down_sums[k];
+        if (across.exists && k < parts.across_length) pairs()[across.at + k].x = across_sums[k];
+        if (down.exists && k < parts.down_length) pairs()[down.at + k * parts.pitch].z = down_sums[k];
     }
     __syncthreads();
     const auto put_sum = [&](C* sums, std::int64_t stride, PlaneBackwardOperand k, int row, int column, C v) {
@@ -708,9 +719,9 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     each_element(Tile{here.rows, here.columns, parts.pitch}, [&](int row, int column) {
         const int at = row * parts.pitch + column;
         if (row >= here.first_down)
-            put_sum(args.down_sums, args.down_stride, kDownSums, row - 1, column, array(kZs)[at]);
+            put_sum(args.down_sums, args.down_stride, kDownSums, row - 1, column, pairs()[at].z);
         if (column >= here.first_across)
-            put_sum(args.across_sums, args.across_stride, kAcrossSums, row, column - 1, array(kXs)[at]);
+            put_sum(args.across_sums, args.across_stride, kAcrossSums, row, column - 1, pairs()[at].x);
         if (args.support_sums[0] != nullptr)
             put_sum(args.support_sums[0], args.support_stride, kSupportSums, row, column,
                     array(args.support_sums_at)[at]);

@@ -102,7 +102,7 @@ PLANTED = [
     Fault("plane_backward", "a part of tiny weights cut", "plane_backward.cu", "if (plain) return reach;", "return reach;"),
     Fault("plane_backward", "a plane left out of a sum", "plane_backward.cu", "turn < here.planes; ++turn", "turn < here.planes - 1; ++turn"),
     Fault("plane_backward", "a cut edge lets NaN through", "plane_backward.cu", "if constexpr (plain) return w * f;", "return w * f;"),
-    Fault("plane_backward", "half of a product lost", "plane_backward.cu", "forward_x[k] * c + forward_z[k] * b;", "forward_x[k] * c;"),
+    Fault("plane_backward", "half of a product lost", "plane_backward.cu", "sum += forward_z[k] * b;", ""),
     Fault("plane_backward", "the residual where there is no confidence", "plane_backward.cu", "if (args.residual && c[k] != C(0)) sum[k] += v[k];", "if (args.residual) sum[k] += v[k];"),
     Fault("plane_backward", "confidence's sum of the last plane alone", "plane_backward.cu", "const C old = turn > 0 ? e : C(0);", "const C old = C(0);"),
     Fault("plane_backward", "the last row skipped", "plane_backward.cu", "- first < end - first;", "- first < end - first - 1;"),
