@@ -34,7 +34,7 @@ template <class C> class Backward {
                 return;
             }
             if (!line && (any_weight || confidence_bar != nullptr) &&
-                takes_planes_backward<C>(block_.x, a, b, kept_sums(cross, confidence_bar))) {
+                takes_planes_backward<C>(block_.x, a, b, cross ? 1 : 0)) {
                 by_planes(reciprocal, support_bar, x_bar, weights_bar, confidence_bar);
                 return;
             }
@@ -117,9 +117,6 @@ template <class C> class Backward {
     static int kept_sums(std::span<const AnyView> weights_bar) {
         return (wanted(weights_bar, 0) ? 1 : 0) + (wanted(weights_bar, 1) ? 1 : 0);
     }
-    static int kept_sums(bool divides, const AnyView* confidence_bar) {
-        return (divides ? 1 : 0) + (confidence_bar != nullptr ? 1 : 0);
-    }
 
     // Both axes at once: x and y_bar are read once and x_bar is written once where a plane fits into shared memory.
     void by_planes(const AnyView* reciprocal, const AnyView* support_bar, const AnyView* x_bar,
@@ -127,8 +124,7 @@ template <class C> class Backward {
         const AnyView& kept = block_.support_shape;
         const bool divides = reciprocal != nullptr;
         const int a = block_.axes[0], b = block_.axes[1];
-        const PlaneBackwardPlan plan =
-            plan_planes_backward<C>(block_.x, a, b, kept, kept_sums(divides, confidence_bar));
+        const PlaneBackwardPlan plan = plan_planes_backward<C>(block_.x, a, b, kept, divides ? 1 : 0);
         const std::int64_t parts = plan.groups + (divides ? 1 : 0);
         PlaneBackwardOutputs<C> outputs;
         AnyView edges[2];

@@ -1,8 +1,8 @@
 // Derivatives of the support along two axes at once (11). A block holds a tile of x and of z = y_bar / S in shared
-// memory: a thread goes down each column and back, then a thread across each row and back, and x_bar is written. F is
-// kept at the start of every kSegment steps alone and found again from there on the way back. The block does so for
-// all planes of its group; sums over these stay there until the end, those for weights in registers, each element's
-// with one thread. With a scale for each axis, z is y_bar times that of the axis.
+// memory and takes its rows, then its columns. Each line is cut into parts, a thread for each: it finds what its part
+// alone sends on both ways, joins what the other parts of the line send to it, and goes back over its part with all
+// that flows in. The block does so for all planes of its group; the edges' derivatives are summed in registers, each
+// part's with its thread, other sums in shared memory. With a scale for each axis, z is y_bar times that of the axis.
 #include "plane_backward.cuh"
 
 #include <algorithm>
@@ -37,6 +37,14 @@ template <class C> struct Inflow {
     const C *x_before, *x_behind, *z_before, *z_behind;
 };
 
+/// How lines of a tile are cut: `length` of columns and rows, whole segments, and how many parts there are of each.
+struct PlaneParts {
+    int down_length = 0, down_count = 0, across_length = 0, across_count = 0;
+    int rows = 0, columns = 0; // with what is beyond the tile
+    int pitch = 0;             // odd, so that threads that walk along rows side by side meet no bank twice
+    int area = 0;              // elements of an array in shared memory
+};
+
 /// Operands of planes: step leads to the next row, chunk to the next column; of carries, step to the next line, chunk
 /// to the next tile.
 template <class C> struct PlaneBackwardArgs {
@@ -48,61 +56,336 @@ template <class C> struct PlaneBackwardArgs {
     std::int64_t down_stride, across_stride, support_stride; // from one group's sums to the next
     std::int64_t rows, columns;                              // of a plane
     unsigned tiles_down, tiles_across, groups;
+    std::int64_t run; // planes of a group, but the last
     int tile_rows, tile_columns;
+    PlaneParts parts;
+    int across_edges, support_sums_at, row_support_sums_at, exchange; // which arrays in shared memory
     C times;
     bool residual;
-    bool keeps_x, keeps_y; // beside the tile, what is asked for again at the end where there is confidence
 };
 
-template <class C> constexpr int kMostThreads = sizeof(C) == 4 ? 384 : 256;
-// Steps between places where F is kept.
-template <class C> constexpr int kSegment = sizeof(C) == 4 ? 8 : 4;
-constexpr int kHanded = 16; // rows whose products are handed over at a time, whole segments
-constexpr int kStrip = 16;  // columns of weights at a time, whole segments
-constexpr int kStripPitch = kStrip + 1;
-// Sums that a thread holds of each kind, in registers.
-template <class C> constexpr int kOwned = sizeof(C) == 4 ? 25 : 17;
+template <class C> constexpr int kMostThreads = sizeof(C) == 4 ? 512 : 384;
+constexpr int kSegment = 4; // steps whose values are in registers at a time
+// A part is what one thread has of a line: its sums are in registers.
+template <class C> constexpr int kSegments = sizeof(C) == 4 ? 5 : 3;
+template <class C> constexpr int kPart = kSegment * kSegments<C>;
+constexpr int kPartArrays = 6; // of an element for each thread: what parts send both ways, and how far they reach
+// Elements that a thread has under way from memory, of each operand.
+template <class C> constexpr int kBatch = sizeof(C) == 4 ? 5 : 3;
 
-__host__ __device__ constexpr int larger(int a, int b) { return a > b ? a : b; }
-template <class C> __host__ __device__ constexpr int kept_size(int rows, int columns) {
-    return larger((rows - 1) / kSegment<C> * columns, (columns - 1) / kSegment<C> * rows);
-}
-__host__ __device__ constexpr int strip_size(int rows, int pitch) {
-    return larger(rows * kStripPitch, kHanded * pitch);
+// Arrays in shared memory that are always there. Those for sums follow, and the rows' edges where they stay; where they
+// do not, each element's support takes the place of the edge that enters it.
+enum PlaneArray : int { kPairs, kSupport = 2, kDownEdges, kOwnArrays };
+
+/// An element of x and of z: they are read together.
+template <class C> struct alignas(2 * sizeof(C)) Pair {
+    C x, z;
+};
+
+/// v, but not found ahead of where it is asked for: what is found ahead for all planes takes registers.
+template <class T> __device__ inline T opaque(T v) {
+#if defined(__CUDACC__)
+    if constexpr (sizeof(T) == 4)
+        asm volatile("" : "+r"(v));
+    else
+        asm volatile("" : "+l"(v));
+#endif
+    return v;
 }
 
-/// One segment backwards: F found again from what flows in (f of x, g of z), then B of x and of z (b and c), which are
-/// those of the step behind. put(k, p, sx, sz, x, z): p = F(x) c + F(z) b belongs to the edge behind step k, sx and sz
-/// are the support of x and z. edges[k] enters step k.
-template <class C, class Put> __device__ inline void walk_back(const C* x, const C* z, int stride, int count,
-                                                               const C (&edges)[kSegment<C> + 1], C f, C g, C& b, C& c,
-                                                               const Put& put) {
-    C forward_x[kSegment<C> + 1], forward_z[kSegment<C> + 1]; // [k] enters step k
-    SGS_UNROLL_ALL
-    for (int k = 0; k < kSegment<C>; ++k) {
-        forward_x[k] = f;
-        forward_z[k] = g;
-        if (k < count) {
-            f = step(*x, edges[k], f); // (4)
-            g = step(*z, edges[k], g);
+/// a / b where neither is negative.
+__device__ inline int quotient(int a, int b) {
+    return static_cast<int>(static_cast<unsigned>(a) / static_cast<unsigned>(b));
+}
+
+/// Brings what is there into the cache that all blocks share.
+__device__ inline void prefetch(const void* p) {
+#if defined(__CUDACC__)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    static_cast<void>(p);
+#endif
+}
+
+// ---- one part of a line
+
+/// A part of a line in shared memory, of whole segments: what is beyond the tile is 0 there, joined by edges of 1.
+template <class C> struct Part {
+    const Pair<C>* pairs;
+    int stride, segments;
+
+    __device__ void load(int segment, C (&xs)[kSegment], C (&zs)[kSegment]) const {
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kSegment; ++k) {
+            const Pair<C> pair = pairs[(segment * kSegment + k) * stride];
+            xs[k] = pair.x;
+            zs[k] = pair.z;
         }
-        x += stride;
-        z += stride;
     }
-    forward_x[kSegment<C>] = f;
-    forward_z[kSegment<C>] = g;
+};
+
+template <class Edge, class C> __device__ inline void load_edges(const Edge& edge, int segment, C (&w)[kSegment]) {
     SGS_UNROLL_ALL
-    for (int k = kSegment<C> - 1; k >= 0; --k) {
-        x -= stride;
-        z -= stride;
-        if (k >= count) continue;
-        const C from_x = carried(edges[k + 1], b), from_z = carried(edges[k + 1], c);
-        const C product = forward_x[k + 1] * c + forward_z[k + 1] * b;
-        const C xk = *x, zk = *z;
-        put(k, product, carried(edges[k], forward_x[k]) + from_x, carried(edges[k], forward_z[k]) + from_z, xk, zk);
-        b = xk + from_x;
-        c = zk + from_z;
+    for (int k = 0; k < kSegment; ++k) w[k] = edge(segment * kSegment + k);
+}
+
+/// F of x and z before each segment, and the product of the edges up to there.
+template <class C> struct Starts {
+    C x[kSegments<C>], z[kSegments<C>], product[kSegments<C>];
+};
+
+/// Forward: F of a line's last step. Back: B of its first step, times the edge that enters there.
+template <class C> struct Flow {
+    C forward_x = C(0), forward_z = C(0), back_x = C(0), back_z = C(0);
+};
+
+/// plain: no edge is cut, and no product of edges leaves the range of normal numbers. Then nothing has to be compared.
+template <bool plain, class C> __device__ inline C crossing(C w, C f) {
+    if constexpr (plain) return w * f;
+    return carried(w, f);
+}
+
+/// How far a part reaches, and whether it is plain.
+template <class C, class Edge> __device__ inline Reach<C> reach_of(int length, const Edge& edge, bool& plain) {
+    Reach<C> reach;
+    plain = true;
+    for (int k = 0; k < length; ++k) {
+        reach.fraction *= edge(k);
+        plain = plain && isfinite(reach.fraction) && fabs(reach.fraction) >= least_support<C>();
     }
+    if (plain) return reach;
+    reach.fraction = C(1);
+    for (int k = 0; k < length; ++k) extend(reach, edge(k));
+    return reach;
+}
+
+/// What f becomes on its way through a part.
+template <class C> __device__ inline C passed(const Reach<C>& r, C f) {
+    return r.exponent == 0 ? carried(r.fraction, f) : through(r, f);
+}
+
+/// F (4) from what is in `flow`, and F before each segment. edge(k) enters step k.
+template <bool plain, class C, class Edge>
+__device__ inline void walk_forward(const Part<C>& part, const Edge& edge, Flow<C>& flow, Starts<C>& starts) {
+    SGS_UNROLL_ALL
+    for (int s = 0; s < kSegments<C>; ++s) {
+        if (s >= part.segments) continue;
+        starts.x[s] = flow.forward_x;
+        starts.z[s] = flow.forward_z;
+        C x[kSegment], z[kSegment], w[kSegment];
+        part.load(s, x, z);
+        load_edges(edge, s, w);
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kSegment; ++k) {
+            flow.forward_x = x[k] + crossing<plain>(w[k], flow.forward_x);
+            flow.forward_z = z[k] + crossing<plain>(w[k], flow.forward_z);
+        }
+    }
+}
+
+/// What a part sends both ways if nothing flows in.
+template <bool plain, class C, class Edge>
+__device__ inline Flow<C> sent_by(const Part<C>& part, const Edge& edge, Starts<C>& starts) {
+    Flow<C> flow;
+    if constexpr (plain) { // both ways at once
+        C product = C(1);
+        SGS_UNROLL_ALL
+        for (int s = 0; s < kSegments<C>; ++s) {
+            if (s >= part.segments) continue;
+            starts.x[s] = flow.forward_x;
+            starts.z[s] = flow.forward_z;
+            starts.product[s] = product;
+            C x[kSegment], z[kSegment], w[kSegment];
+            part.load(s, x, z);
+            load_edges(edge, s, w);
+            SGS_UNROLL_ALL
+            for (int k = 0; k < kSegment; ++k) {
+                product *= w[k];
+                flow.forward_x = x[k] + w[k] * flow.forward_x;
+                flow.forward_z = z[k] + w[k] * flow.forward_z;
+                flow.back_x += product * x[k];
+                flow.back_z += product * z[k];
+            }
+        }
+    } else {
+        walk_forward<false>(part, edge, flow, starts);
+        SGS_UNROLL_ALL
+        for (int s = kSegments<C> - 1; s >= 0; --s) {
+            if (s >= part.segments) continue;
+            C x[kSegment], z[kSegment], w[kSegment];
+            part.load(s, x, z);
+            load_edges(edge, s, w);
+            SGS_UNROLL_ALL
+            for (int k = kSegment - 1; k >= 0; --k) {
+                flow.back_x = carried(w[k], x[k] + flow.back_x);
+                flow.back_z = carried(w[k], z[k] + flow.back_z);
+            }
+        }
+    }
+    return flow;
+}
+
+/// What walk_back finds of a segment.
+template <class C> struct Found {
+    C x[kSegment], z[kSegment];
+    C support_x[kSegment], support_z[kSegment]; // from both sides
+};
+
+/// Over a part with all that flows in; `starts` are those that sent_by left. sums[k]: F_{k-1}(x) B_k(z) +
+/// F_{k-1}(z) B_k(x) is added, the derivative by the edge that enters step k (11). put(first step, found) for each
+/// segment.
+template <bool plain, class C, class Edge, class Put> __device__ inline void
+walk_back(const Part<C>& part, const Edge& edge, Flow<C> in, Starts<C>& starts, C (&sums)[kPart<C>], const Put& put) {
+    if constexpr (plain) {
+        SGS_UNROLL_ALL
+        for (int s = 0; s < kSegments<C>; ++s) {
+            if (s >= part.segments) continue;
+            starts.x[s] += starts.product[s] * in.forward_x;
+            starts.z[s] += starts.product[s] * in.forward_z;
+        }
+    } else {
+        walk_forward<false>(part, edge, in, starts);
+    }
+    SGS_UNROLL_ALL
+    for (int s = kSegments<C> - 1; s >= 0; --s) {
+        if (s >= part.segments) continue;
+        Found<C> found;
+        C w[kSegment], forward_x[kSegment + 1], forward_z[kSegment + 1]; // [k] enters step k
+        part.load(s, found.x, found.z);
+        load_edges(edge, s, w);
+        forward_x[0] = starts.x[s];
+        forward_z[0] = starts.z[s];
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kSegment; ++k) {
+            found.support_x[k] = crossing<plain>(w[k], forward_x[k]);
+            found.support_z[k] = crossing<plain>(w[k], forward_z[k]);
+            forward_x[k + 1] = found.x[k] + found.support_x[k];
+            forward_z[k + 1] = found.z[k] + found.support_z[k];
+        }
+        SGS_UNROLL_ALL
+        for (int k = kSegment - 1; k >= 0; --k) {
+            const C b = found.x[k] + in.back_x, c = found.z[k] + in.back_z; // B of x and of z
+            C& sum = sums[s * kSegment + k];
+            sum += forward_x[k] * c;
+            sum += forward_z[k] * b;
+            found.support_x[k] += in.back_x;
+            found.support_z[k] += in.back_z;
+            in.back_x = crossing<plain>(w[k], b);
+            in.back_z = crossing<plain>(w[k], c);
+        }
+        put(s * kSegment, found);
+    }
+}
+
+/// The part of a line that a thread has.
+struct Own {
+    int thread, line, part;
+    int at; // its first element
+    bool exists;
+};
+
+/// Lines are line_step apart, steps of a line `step`.
+__device__ inline Own own_part(int lines, int count, int length, int line_step, int step) {
+    Own own;
+    own.thread = opaque(static_cast<int>(threadIdx.x));
+    own.part = quotient(own.thread, lines);
+    own.line = own.thread - own.part * lines;
+    own.at = own.line * line_step + own.part * length * step;
+    own.exists = own.part < count;
+    return own;
+}
+
+/// What parts send to each other, in shared memory: an element for each thread, and `lines` from one part to the next.
+template <class C> struct Exchange {
+    C* data;
+    int threads;
+
+    __device__ C* array(int k) const { return data + k * threads; }
+    __device__ int* exponents() const { return reinterpret_cast<int*>(array(kPartArrays)); }
+
+    // Beside the exponent, the lowest bit tells whether the part is plain.
+    __device__ void put_reach(int direction, const Own& own, const Reach<C>& reach, bool plain) const {
+        array(4 + direction)[own.thread] = reach.fraction;
+        exponents()[direction * threads + own.thread] = reach.exponent * 2 + (plain ? 1 : 0);
+    }
+    __device__ Reach<C> reach(int direction, int at) const {
+        return {array(4 + direction)[at], exponents()[direction * threads + at] >> 1};
+    }
+    __device__ bool plain(int direction, const Own& own) const {
+        return (exponents()[direction * threads + own.thread] & 1) != 0;
+    }
+    __device__ void put(const Own& own, const Flow<C>& flow) const {
+        const int at = own.thread;
+        array(0)[at] = flow.forward_x;
+        array(1)[at] = flow.forward_z;
+        array(2)[at] = flow.back_x;
+        array(3)[at] = flow.back_z;
+    }
+    /// `flow` has what flows into the line; then it is what flows into part `own` of `count`.
+    __device__ void join(int direction, const Own& own, int lines, int count, Flow<C>& flow) const {
+        for (int part = 0; part < own.part; ++part) {
+            const int at = part * lines + own.line;
+            const Reach<C> r = reach(direction, at);
+            flow.forward_x = array(0)[at] + passed(r, flow.forward_x);
+            flow.forward_z = array(1)[at] + passed(r, flow.forward_z);
+        }
+        for (int part = count - 1; part > own.part; --part) {
+            const int at = part * lines + own.line;
+            const Reach<C> r = reach(direction, at);
+            flow.back_x = array(2)[at] + passed(r, flow.back_x);
+            flow.back_z = array(3)[at] + passed(r, flow.back_z);
+        }
+    }
+};
+
+// ---- between memory and shared memory
+
+/// Elements of a column of a tile: those of rows row, row + on, ... that are in [first, end).
+struct Places {
+    int row, column, on;
+    unsigned first, end;
+
+    __device__ bool has(int k) const { return static_cast<unsigned>(row + k * on) - first < end - first; }
+};
+
+/// f(places), kBatch<C> elements at a time, until all had their turn: threads have neighbouring columns, and rows far
+/// apart. There are at least as many threads as columns.
+template <class C, class F> __device__ inline void each_batch(int rows, int columns, const F& f) {
+    const int thread = opaque(static_cast<int>(threadIdx.x)), on = quotient(static_cast<int>(blockDim.x), columns);
+    Places at{quotient(thread, columns), 0, on, 0, static_cast<unsigned>(rows)};
+    at.column = thread - at.row * columns;
+    if (at.row >= on) return;
+    SGS_UNROLL_NOT
+    for (; at.row < rows; at.row += kBatch<C> * on) f(at);
+}
+
+/// f(k, element) for the elements there are; step and chunk lead to the next row and column.
+template <class C, class T, class Stride, class F>
+__device__ inline void each_of(T* p, Stride step, Stride chunk, const Places& at, const F& f) {
+    p += at.row * step + at.column * chunk;
+    const Stride on = opaque(at.on * step);
+    SGS_UNROLL_ALL
+    for (int k = 0; k < kBatch<C>; ++k) {
+        if (at.has(k)) f(k, *p);
+        p += on;
+    }
+}
+
+/// v[k] = the operand's elements.
+template <class C>
+__device__ inline void get(const Operand& o, std::int64_t offset, const Places& at, C (&v)[kBatch<C>]) {
+    with_pointer(o.data, o.dtype, [&](auto p) {
+        each_of<C>(p + offset, o.step, o.chunk, at, [&](int k, auto e) { v[k] = static_cast<C>(widen(e)); });
+    });
+}
+
+/// The operand's elements = v[k].
+template <class C>
+__device__ inline void put(const Operand& o, std::int64_t offset, const Places& at, const C (&v)[kBatch<C>]) {
+    with_pointer(o.data, o.dtype, [&](auto data) {
+        auto* p = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(data)>>*>(data) + offset;
+        each_of<C>(p, o.step, o.chunk, at, [&](int k, auto& e) { narrow(v[k], e); });
+    });
 }
 
 /// Which tile of which plane a block has; row and column are the tile's first.
@@ -123,293 +406,328 @@ template <class C> __device__ inline Place place_of(const PlaneBackwardArgs<C>& 
     return place;
 }
 
+/// What all threads of a block know of its tile, in shared memory rather than in everyone's registers.
+struct alignas(16) Here {
+    // Where operands have its first element, of this plane and of the next.
+    std::int64_t offsets[2][kPlaneBackwardOperands];
+    int rows, columns;            // inside the plane
+    int first_down, first_across; // the first row and column that an edge enters
+    int more_down, more_across;   // tiles follow
+    int planes;                   // of the group
+};
+/// Asks for an operand's elements of a tile ahead of their time, where rows are neighbours in memory.
+__device__ inline void ask_for(const Operand& o, std::int64_t offset, int rows, int columns) {
+    if (o.data == nullptr || o.chunk != 1) return;
+    with_pointer(o.data, o.dtype, [&](auto p) {
+        constexpr int line = static_cast<int>(128 / sizeof(*p));
+        const int thread = opaque(static_cast<int>(threadIdx.x)), threads = static_cast<int>(blockDim.x);
+        const int lines = columns / line + 1, first = quotient(thread, lines), on = quotient(threads, lines);
+        const int column = (thread - first * lines) * line;
+        if (first >= on) return;
+        p += offset + (column < columns ? column : columns - 1);
+        for (int row = first; row < rows; row += on) prefetch(p + row * o.step);
+    });
+}
+
+/// offsets[k]: where operand k has the first element of the block's tile of plane number `turn` of its group.
+template <class C>
+__device__ inline void find_offsets(const PlaneBackwardArgs<C>& args, int turn, std::int64_t* offsets) {
+    const int k = opaque(static_cast<int>(threadIdx.x));
+    if (k >= kPlaneBackwardOperands) return;
+    const Operand& o = args.operands[k];
+    const Place place = place_of(args, blockIdx.x);
+    Lane at;
+    at.line = place.plane;
+    const std::int64_t base = offset_of(args.planes, o, at, blockIdx.x % args.groups * args.run + turn);
+    std::int64_t offset = base + place.row * o.step + place.column * o.chunk;
+    // Carries have no rows and columns, but lines and tiles of their own.
+    if (k == kDownCarry) offset = base + place.column * o.step + place.down * o.chunk;
+    if (k == kAcrossCarry) offset = base + place.row * o.step + place.across * o.chunk;
+    offsets[k] = offset;
+}
+
+template <class C> __device__ inline void find_tile(const PlaneBackwardArgs<C>& args, Here& here) {
+    const Place place = place_of(args, blockIdx.x);
+    const auto least = [](std::int64_t a, int b) { return a < b ? static_cast<int>(a) : b; };
+    here.rows = least(args.rows - place.row, args.tile_rows);
+    here.columns = least(args.columns - place.column, args.tile_columns);
+    here.first_down = place.row > 0 ? 0 : 1;
+    here.first_across = place.column > 0 ? 0 : 1;
+    here.more_down = place.down + 1 < args.tiles_down;
+    const std::int64_t rest = args.planes.summed - blockIdx.x % args.groups * args.run;
+    here.planes = static_cast<int>(rest < args.run ? rest : args.run);
+    here.more_across = place.across + 1 < args.tiles_across;
+}
+
+/// What flows into line `line` of a tile from other tiles. edge: that behind the line, where there is one.
+template <class C>
+__device__ inline Flow<C> inflow(const Inflow<C>& from, const Operand& carry, std::int64_t offset, int line, C edge) {
+    Flow<C> flow;
+    if (from.x_before == nullptr) return flow;
+    const std::int64_t at = offset + line * carry.step;
+    flow.forward_x = from.x_before[at];
+    flow.forward_z = from.z_before[at];
+    flow.back_x = carried(edge, from.x_behind[at]);
+    flow.back_z = carried(edge, from.z_behind[at]);
+    return flow;
+}
+
 /// scales: z of columns is y_bar times kZFactor, z of rows y_bar times kAcrossZFactor ("line").
 template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     plane_backward(const __grid_constant__ PlaneBackwardArgs<C> args) {
     SGS_SHARED(memory);
-    auto* offsets = reinterpret_cast<std::int64_t*>(memory);
-    C* x = reinterpret_cast<C*>(offsets + kPlaneBackwardOperands + kPlaneBackwardOperands % 2);
-    const int pitch = args.tile_columns | 1, area = args.tile_rows * pitch;
-    C* z = x + area;
-    C* support = z + area; // of z
-    const int kept = kept_size<C>(args.tile_rows, args.tile_columns);
-    C* kept_x = support + area; // F where segments start, but the first
-    C* kept_z = kept_x + kept;
-    C* strip = kept_z + kept; // weights of rows; before that products on the way to their owners
-    C* support_sums = strip + strip_size(args.tile_rows, pitch);
-    C* row_support_sums = support_sums + (scales && args.support_sums[0] != nullptr ? area : 0);
-    C* confidence_sums = row_support_sums + (args.support_sums[scales ? 1 : 0] != nullptr ? area : 0);
-    C* kept_end = confidence_sums + (args.confidence_sums != nullptr ? area : 0);
-    C* all_x = args.keeps_x ? kept_end : nullptr;
-    C* all_y = args.keeps_y ? kept_end + (args.keeps_x ? area : 0) : nullptr;
-
-    const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const int warp = thread / 32, lane = thread % 32, warps = threads / 32;
-    const unsigned group = blockIdx.x % args.groups;
-    const Place place = place_of(args, blockIdx.x);
-    const int rows = static_cast<int>(args.rows - place.row < args.tile_rows ? args.rows - place.row : args.tile_rows);
-    const int columns = static_cast<int>(args.columns - place.column < args.tile_columns ? args.columns - place.column
-                                                                                         : args.tile_columns);
-    // Rows and columns of the tile, and those behind it, that an edge enters.
-    const int first_down = place.row > 0 ? 0 : 1, end_down = place.row + rows < args.rows ? rows + 1 : rows;
-    const int first_across = place.column > 0 ? 0 : 1,
-              end_across = place.column + columns < args.columns ? columns + 1 : columns;
-    const Tile tile{rows, columns, pitch};
+    Here& here = *reinterpret_cast<Here*>(memory);
+    const std::int64_t* offsets = here.offsets[0];
+    const auto array = [&](int k) { return reinterpret_cast<C*>(&here + 1) + k * opaque(args.parts.area); };
+    const auto pairs = [&] { return reinterpret_cast<Pair<C>*>(array(kPairs)); };
+    const Exchange<C> exchange{array(args.exchange), static_cast<int>(blockDim.x)};
+    const PlaneParts& parts = args.parts;
     const auto exists = [&](PlaneBackwardOperand k) { return args.operands[k].data != nullptr; };
-    const Operand& down = args.operands[kDownWeights];
-    const Operand& across = args.operands[kAcrossWeights];
+    const auto row_part = [&] { return own_part(here.rows, parts.across_count, parts.across_length, parts.pitch, 1); };
+    const auto column_part = [&] {
+        return own_part(here.columns, parts.down_count, parts.down_length, 1, parts.pitch);
+    };
 
-    // Elements thread, thread + threads, ... of the tile, of which the bits tell those that are none.
-    constexpr int owned = kOwned<C>;
-    C down_sums[owned], across_sums[owned];
-    unsigned is_element = 0;
-    SGS_UNROLL_ALL
-    for (int k = 0; k < owned; ++k) {
-        const int e = thread + k * threads;
-        if (e < rows * pitch && e % pitch < columns) is_element |= 1u << k;
-        down_sums[k] = across_sums[k] = C(0);
+    const auto group = [&] { return blockIdx.x % args.groups; };
+    find_offsets(args, 0, here.offsets[0]);
+    if (threadIdx.x == 0) find_tile(args, here);
+    for (int at = static_cast<int>(threadIdx.x); at < parts.area; at += static_cast<int>(blockDim.x)) {
+        pairs()[at] = Pair<C>{C(0), C(0)};
+        if (args.support_sums[0] != nullptr) array(args.support_sums_at)[at] = C(0);
+        if (scales && args.support_sums[1] != nullptr) array(args.row_support_sums_at)[at] = C(0);
     }
-    const bool sums_support = args.support_sums[0] != nullptr, sums_confidence = args.confidence_sums != nullptr;
-    const bool sums_row_support = args.support_sums[scales ? 1 : 0] != nullptr;
-    each_element(tile, [&](int row, int column) {
-        if (sums_support) support_sums[row * pitch + column] = C(0);
-        if (scales && sums_row_support) row_support_sums[row * pitch + column] = C(0);
-        if (sums_confidence) confidence_sums[row * pitch + column] = C(0);
-    });
+    __syncthreads();
 
-    const std::int64_t run = divide_up(args.planes.summed, args.groups), begin = group * run;
-    const std::int64_t end = begin + run < args.planes.summed ? begin + run : args.planes.summed;
-    for (std::int64_t s = begin; s < end; ++s) {
-        if (thread < kPlaneBackwardOperands) {
-            const Operand& o = args.operands[thread];
-            const Place here = place_of(args, blockIdx.x); // not kept in registers all the time
-            Lane at;
-            at.line = here.plane;
-            // Carries have no rows and columns, but lines and tiles of their own.
-            const std::int64_t base = offset_of(args.planes, o, at, s);
-            std::int64_t offset = base + here.row * o.step + here.column * o.chunk;
-            if (thread == kDownCarry) offset = base + here.column * o.step + here.down * o.chunk;
-            if (thread == kAcrossCarry) offset = base + here.row * o.step + here.across * o.chunk;
-            offsets[thread] = offset;
-        }
+    const auto get_operand = [&](PlaneBackwardOperand k, const Places& at, C(&v)[kBatch<C>]) {
+        get(args.operands[k], offsets[k], at, v);
+    };
+    // Edges that enter a row, or a column; 1 where there is none.
+    const auto get_down = [&](Places at, C(&w)[kBatch<C>]) {
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kBatch<C>; ++k) w[k] = C(1);
+        at.first = static_cast<unsigned>(here.first_down);
+        at.end = static_cast<unsigned>(here.rows);
+        const Operand& o = args.operands[kDownWeights];
+        get(o, offsets[kDownWeights] - o.step, at, w);
+    };
+    const auto get_across = [&](const Places& at, C(&w)[kBatch<C>]) {
+        SGS_UNROLL_ALL
+        for (int k = 0; k < kBatch<C>; ++k) w[k] = C(1);
+        if (at.column < here.first_across || at.column >= here.columns) return;
+        const Operand& o = args.operands[kAcrossWeights];
+        get(o, offsets[kAcrossWeights] - o.chunk, at, w);
+    };
+    const auto put_shared = [&](C* to, const Places& at, const C(&v)[kBatch<C>]) {
+        each_of<C>(to, parts.pitch, 1, at, [&](int k, C& e) { e = v[k]; });
+    };
+    const auto edge_behind = [&](PlaneBackwardOperand k, int row, int column) {
+        const Operand& o = args.operands[k];
+        return load<C>(o.data, o.dtype, offsets[k] + row * o.step + column * o.chunk);
+    };
+    each_batch<C>(parts.rows, here.columns, [&](const Places& at) {
+        C w[kBatch<C>];
+        get_down(at, w);
+        put_shared(array(kDownEdges), at, w);
+    });
+    each_batch<C>(here.rows, parts.columns, [&](const Places& at) {
+        C w[kBatch<C>];
+        get_across(at, w);
+        put_shared(array(args.across_edges), at, w);
+    });
+    __syncthreads();
+    C down_sums[kPart<C>], across_sums[kPart<C>];
+    SGS_UNROLL_ALL
+    for (int k = 0; k < kPart<C>; ++k) down_sums[k] = across_sums[k] = C(0);
+    // Edges are the same for all planes of the group, and so is how far parts reach.
+    if (const Own own = row_part(); own.exists) {
+        const C* from = array(args.across_edges) + own.at;
+        const auto edge = [&](int k) { return from[k]; };
+        bool plain;
+        const Reach<C> reach = reach_of<C>(parts.across_length, edge, plain);
+        exchange.put_reach(0, own, reach, plain);
+    }
+    if (const Own own = column_part(); own.exists) {
+        const C* from = array(kDownEdges) + own.at;
+        const auto edge = [&](int k) { return from[k * parts.pitch]; };
+        bool plain;
+        const Reach<C> reach = reach_of<C>(parts.down_length, edge, plain);
+        exchange.put_reach(1, own, reach, plain);
+    }
+
+    for (int turn = 0; turn < here.planes; ++turn) {
+        offsets = here.offsets[turn % 2];
+        const std::int64_t* next = here.offsets[(turn + 1) % 2];
+        if (turn + 1 < here.planes) find_offsets(args, turn + 1, here.offsets[(turn + 1) % 2]);
+        // Times a factor, if there is one.
+        const auto scale = [&](PlaneBackwardOperand factor, const Places& at, C(&v)[kBatch<C>]) {
+            if (!exists(factor)) return;
+            C r[kBatch<C>] = {};
+            get_operand(factor, at, r);
+            SGS_UNROLL_ALL
+            for (int k = 0; k < kBatch<C>; ++k) v[k] = trusted(r[k], v[k]); // (8)
+        };
+        const bool edges_left = args.across_edges == kSupport && turn > 0; // results took their place
+        each_batch<C>(here.rows, here.columns, [&](const Places& at) {
+            C x[kBatch<C>], z[kBatch<C>] = {}, w[kBatch<C>];
+            SGS_UNROLL_ALL
+            for (int k = 0; k < kBatch<C>; ++k) x[k] = C(1);
+            if (exists(kX)) get_operand(kX, at, x);
+            get_operand(kZ, at, z);
+            if (edges_left) get_across(at, w);
+            scale(kXFactor, at, x);
+            scale(scales ? kAcrossZFactor : kZFactor, at, z);
+            each_of<C>(pairs(), parts.pitch, 1, at, [&](int k, Pair<C>& e) { e = {x[k], z[k]}; });
+            if (edges_left) put_shared(array(kSupport), at, w);
+        });
+        if (edges_left)
+            for (int row = opaque(static_cast<int>(threadIdx.x)); row < here.rows; row += static_cast<int>(blockDim.x))
+                for (int column = here.columns; column < parts.columns; ++column)
+                    array(kSupport)[row * parts.pitch + column] = C(1);
         __syncthreads();
 
-        if (exists(kX))
-            load_plane(tile, x, args.operands[kX], offsets[kX], [x, all_x](C& to, C v) {
-                to = v;
-                if (all_x != nullptr) all_x[&to - x] = v;
+        if (turn + 1 < here.planes) {
+            ask_for(args.operands[kX], next[kX], here.rows, here.columns);
+            ask_for(args.operands[kZ], next[kZ], here.rows, here.columns);
+        }
+
+        { // Along rows.
+            const Own own = row_part();
+            const auto edge = [from = array(args.across_edges) + own.at](int k) { return from[k]; };
+            const Part<C> part{pairs() + own.at, 1, parts.across_length / kSegment};
+            Starts<C> starts;
+            Flow<C> in;
+            if (own.exists) {
+                exchange.put(own, exchange.plain(0, own) ? sent_by<true>(part, edge, starts)
+                                                         : sent_by<false>(part, edge, starts));
+                in = inflow(args.across, args.operands[kAcrossCarry], offsets[kAcrossCarry], own.line,
+                            here.more_across ? edge_behind(kAcrossWeights, own.line, here.columns - 1) : C(0));
+            }
+            __syncthreads();
+            const auto put_segment = [&](int first, const Found<C>& found) {
+                const bool sums = args.support_sums[scales ? 1 : 0] != nullptr;
+                C* sum = array(args.row_support_sums_at) + own.at + first;
+                C* to = array(kSupport) + own.at + first;
+                C old[kSegment];
+                SGS_UNROLL_ALL
+                for (int k = 0; k < kSegment; ++k) old[k] = sums ? sum[k] : C(0);
+                SGS_UNROLL_ALL
+                for (int k = 0; k < kSegment; ++k) {
+                    to[k] = args.times * found.z[k] + found.support_z[k];
+                    const C of_x = scales ? found.x[k] + found.support_x[k] : found.support_x[k];
+                    if (sums) sum[k] = old[k] + found.z[k] * of_x;
+                }
+            };
+            if (own.exists) {
+                exchange.join(0, own, here.rows, parts.across_count, in);
+                if (exchange.plain(0, own))
+                    walk_back<true>(part, edge, in, starts, across_sums, put_segment);
+                else
+                    walk_back<false>(part, edge, in, starts, across_sums, put_segment);
+            }
+            __syncthreads();
+        }
+
+        if constexpr (scales) {
+            each_batch<C>(here.rows, here.columns, [&](const Places& at) {
+                C z[kBatch<C>] = {};
+                get_operand(kZ, at, z);
+                scale(kZFactor, at, z);
+                each_of<C>(pairs(), parts.pitch, 1, at, [&](int k, Pair<C>& e) { e.z = z[k]; });
             });
-        else
-            each_element(tile, [&](int row, int column) { x[row * pitch + column] = C(1); });
-        const bool adds_source = args.residual && !exists(kConfidence);
-        C* begun = scales ? nullptr : adds_source ? support : all_y; // y_bar waits there for the rest of x_bar
-        load_plane(tile, z, args.operands[kZ], offsets[kZ], [z, begun](C& to, C v) {
-            to = v;
-            if (begun != nullptr) begun[&to - z] = v;
+            __syncthreads();
+        }
+
+        { // Along columns.
+            const Own own = column_part();
+            const int pitch = opaque(parts.pitch);
+            const auto edge = [from = array(kDownEdges) + own.at, pitch](int k) { return from[k * pitch]; };
+            const Part<C> part{pairs() + own.at, pitch, parts.down_length / kSegment};
+            Starts<C> starts;
+            Flow<C> in;
+            if (own.exists) {
+                exchange.put(own, exchange.plain(1, own) ? sent_by<true>(part, edge, starts)
+                                                         : sent_by<false>(part, edge, starts));
+                in = inflow(args.down, args.operands[kDownCarry], offsets[kDownCarry], own.line,
+                            here.more_down ? edge_behind(kDownWeights, here.rows - 1, own.line) : C(0));
+            }
+            __syncthreads();
+            const auto put_segment = [&](int first, const Found<C>& found) {
+                const bool sums = args.support_sums[0] != nullptr;
+                C* sum = array(args.support_sums_at) + own.at + first * pitch;
+                C* to = array(kSupport) + own.at + first * pitch;
+                C old[kSegment], across[kSegment];
+                SGS_UNROLL_ALL
+                for (int k = 0; k < kSegment; ++k) {
+                    old[k] = sums ? sum[k * pitch] : C(0);
+                    across[k] = to[k * pitch];
+                }
+                SGS_UNROLL_ALL
+                for (int k = 0; k < kSegment; ++k) {
+                    to[k * pitch] = across[k] + (scales ? found.z[k] + found.support_z[k] : found.support_z[k]);
+                    if (sums) sum[k * pitch] = old[k] + found.z[k] * (found.x[k] + found.support_x[k]);
+                }
+            };
+            if (own.exists) {
+                exchange.join(1, own, here.columns, parts.down_count, in);
+                if (exchange.plain(1, own))
+                    walk_back<true>(part, edge, in, starts, down_sums, put_segment);
+                else
+                    walk_back<false>(part, edge, in, starts, down_sums, put_segment);
+            }
+            __syncthreads();
+        }
+
+        each_batch<C>(here.rows, here.columns, [&](const Places& at) {
+            C sum[kBatch<C>], c[kBatch<C>], v[kBatch<C>] = {};
+            const C* support = array(kSupport);
+            SGS_UNROLL_ALL
+            for (int k = 0; k < kBatch<C>; ++k) sum[k] = c[k] = C(1);
+            each_of<C>(support, parts.pitch, 1, at, [&](int k, C e) { sum[k] = e; });
+            if (exists(kConfidence)) get_operand(kConfidence, at, c);
+            if (args.confidence_sums != nullptr) {
+                get_operand(kX, at, v);
+                C* sums = args.confidence_sums + group() * args.support_stride + offsets[kSupportSums];
+                const Operand& o = args.operands[kSupportSums];
+                each_of<C>(sums, o.step, o.chunk, at, [&](int k, C& e) {
+                    const C old = turn > 0 ? e : C(0);
+                    e = c[k] != C(0) ? old + v[k] * sum[k] : old;
+                });
+            }
+            if (args.residual) get_operand(kZ, at, v);
+            SGS_UNROLL_ALL
+            for (int k = 0; k < kBatch<C>; ++k) {
+                sum[k] = trusted(c[k], sum[k]);
+                if (args.residual && c[k] != C(0)) sum[k] += v[k];
+            }
+            if (exists(kXBar)) put(args.operands[kXBar], offsets[kXBar], at, sum);
         });
         __syncthreads();
-        if (exists(kXFactor))
-            load_plane(tile, x, args.operands[kXFactor], offsets[kXFactor],
-                       [](C& to, C c) { to = trusted(c, to); }); // (8)
-        // With scales, z of columns is where their support will be, while y_bar waits in z for that of rows.
-        C* down_z = scales ? support : z;
-        if (exists(kZFactor))
-            load_plane(tile, z, args.operands[kZFactor], offsets[kZFactor],
-                       [z, down_z](C& y, C r) { down_z[&y - z] = trusted(r, y); });
-        __syncthreads();
-
-        // Along columns. The weights come straight from memory, neighbouring columns side by side.
-        const bool goes_down = thread < columns;
-        const auto load_edges = [&](C(&edges)[kSegment<C> + 1], int row) { // edges[k] enters row + k
-            with_pointer(down.data, down.dtype, [&](auto p) {
-                std::int64_t at = offsets[kDownWeights] + thread * down.chunk + (row - 1) * down.step;
-                SGS_UNROLL_ALL
-                for (int k = 0; k <= kSegment<C>; ++k) {
-                    const bool there = row + k >= first_down && row + k < end_down;
-                    edges[k] = there ? static_cast<C>(widen(p[at])) : C(1);
-                    at += down.step;
-                }
-            });
-        };
-        const auto inflow = [](const C* carries, std::int64_t at) { return carries != nullptr ? carries[at] : C(0); };
-        if (goes_down) {
-            const std::int64_t carry = offsets[kDownCarry] + thread * args.operands[kDownCarry].step;
-            C f = inflow(args.down.x_before, carry), g = inflow(args.down.z_before, carry);
-            for (int row = 0; row < rows; row += kSegment<C>) {
-                if (row > 0) {
-                    kept_x[(row / kSegment<C> - 1) * columns + thread] = f;
-                    kept_z[(row / kSegment<C> - 1) * columns + thread] = g;
-                }
-                C edges[kSegment<C> + 1];
-                load_edges(edges, row);
-                const int at = row * pitch + thread;
-                SGS_UNROLL_ALL
-                for (int k = 0; k < kSegment<C>; ++k) {
-                    if (row + k >= rows) break;
-                    f = step(x[at + k * pitch], edges[k], f);
-                    g = step(down_z[at + k * pitch], edges[k], g);
-                }
-            }
-        }
-        C b = C(0), c = C(0); // B of x and z
-        if (goes_down) {
-            const std::int64_t carry = offsets[kDownCarry] + thread * args.operands[kDownCarry].step;
-            b = inflow(args.down.x_behind, carry);
-            c = inflow(args.down.z_behind, carry);
-        }
-        // F where a segment starts.
-        const auto kept_at = [&](const Inflow<C>& from, PlaneBackwardOperand carry, int segment, int width, C& f,
-                                 C& g) {
-            if (segment > 0) {
-                f = kept_x[(segment - 1) * width + thread];
-                g = kept_z[(segment - 1) * width + thread];
-            } else {
-                const std::int64_t at = offsets[carry] + thread * args.operands[carry].step;
-                f = inflow(from.x_before, at);
-                g = inflow(from.z_before, at);
-            }
-        };
-        for (int top = (rows - 1) / kHanded * kHanded; top >= 0; top -= kHanded) {
-            for (int row = top + kHanded - kSegment<C>; goes_down && row >= top; row -= kSegment<C>) {
-                if (row >= rows) continue;
-                C edges[kSegment<C> + 1];
-                load_edges(edges, row);
-                const int at = row * pitch + thread;
-                C* to = strip + (row - top) * pitch + thread;
-                C f, g;
-                kept_at(args.down, kDownCarry, row / kSegment<C>, columns, f, g);
-                walk_back(x + at, down_z + at, pitch, rows - row, edges, f, g, b, c,
-                          [&](int k, C product, C sx, C sz, C xk, C zk) {
-                              C& sum = support[at + k * pitch];
-                              if constexpr (scales)
-                                  sum = adds_source ? z[at + k * pitch] + zk + sz : zk + sz;
-                              else
-                                  sum = adds_source ? sum + sz : sz;
-                              to[k * pitch] = product;
-                              if (sums_support) support_sums[at + k * pitch] += zk * (xk + sx);
-                          });
-            }
-            __syncthreads();
-            const int count = kHanded * pitch;
-            int e = thread - top * pitch;
-            SGS_UNROLL_ALL
-            for (int k = 0; k < owned; ++k) {
-                if ((is_element >> k & 1u) != 0 && e >= 0 && e < count) down_sums[k] += strip[e];
-                e += threads;
-            }
-            __syncthreads();
-        }
-
-        if constexpr (scales)
-            load_plane(tile, z, args.operands[kAcrossZFactor], offsets[kAcrossZFactor],
-                       [](C& y, C r) { y = trusted(r, y); });
-
-        // Along rows, strip by strip: column k of the strip has the edges that enter column begin + k.
-        const auto load_strip = [&](int first) {
-            with_pointer(across.data, across.dtype, [&](auto p) {
-                p += offsets[kAcrossWeights];
-                for (int row = warp; row < rows; row += warps)
-                    for (int k = lane; k <= kStrip; k += 32) {
-                        const bool there = first + k >= first_across && first + k < end_across;
-                        strip[row * kStripPitch + k] =
-                            there ? static_cast<C>(widen(p[row * across.step + (first + k - 1) * across.chunk])) : C(1);
-                    }
-            });
-        };
-        const bool goes_across = thread < rows;
-        const auto row_edges = [&](C(&edges)[kSegment<C> + 1], int k) {
-            SGS_UNROLL_ALL
-            for (int i = 0; i <= kSegment<C>; ++i) edges[i] = strip[thread * kStripPitch + k + i];
-        };
-        {
-            C f = C(0), g = C(0);
-            if (goes_across) {
-                const std::int64_t carry = offsets[kAcrossCarry] + thread * args.operands[kAcrossCarry].step;
-                f = inflow(args.across.x_before, carry);
-                g = inflow(args.across.z_before, carry);
-                b = inflow(args.across.x_behind, carry);
-                c = inflow(args.across.z_behind, carry);
-            }
-            for (int first = 0; first < columns; first += kStrip) {
-                load_strip(first);
-                __syncthreads();
-                for (int k = 0; goes_across && k < kStrip && first + k < columns; ++k) {
-                    if (k % kSegment<C> == 0 && first + k > 0) {
-                        kept_x[((first + k) / kSegment<C> - 1) * rows + thread] = f;
-                        kept_z[((first + k) / kSegment<C> - 1) * rows + thread] = g;
-                    }
-                    const int at = thread * pitch + first + k;
-                    const C edge = strip[thread * kStripPitch + k];
-                    f = step(x[at], edge, f);
-                    g = step(z[at], edge, g);
-                }
-                __syncthreads();
-            }
-        }
-        for (int first = (columns - 1) / kStrip * kStrip; first >= 0; first -= kStrip) {
-            load_strip(first);
-            __syncthreads();
-            for (int k = kStrip - kSegment<C>; goes_across && k >= 0; k -= kSegment<C>) {
-                const int column = first + k;
-                if (column >= columns) continue;
-                C edges[kSegment<C> + 1];
-                row_edges(edges, k);
-                const int at = thread * pitch + column;
-                C f, g;
-                kept_at(args.across, kAcrossCarry, column / kSegment<C>, rows, f, g);
-                // The results go where x and z are done with.
-                walk_back(x + at, z + at, 1, columns - column, edges, f, g, b, c,
-                          [&](int i, C product, C sx, C sz, C xk, C zk) {
-                              x[at + i] = product;
-                              z[at + i] = args.times * zk + support[at + i] + sz;
-                              if (sums_row_support) row_support_sums[at + i] += zk * (scales ? xk + sx : sx);
-                          });
-            }
-            __syncthreads();
-        }
-
-        SGS_UNROLL_ALL
-        for (int k = 0; k < owned; ++k)
-            if ((is_element >> k & 1u) != 0) across_sums[k] += x[thread + k * threads];
-        if (exists(kConfidence)) {
-            const auto get = [&](PlaneBackwardOperand k, int row, int column) {
-                const Operand& o = args.operands[k];
-                return load<C>(o.data, o.dtype, offsets[k] + row * o.step + column * o.chunk);
-            };
-            each_element(tile, [&](int row, int column) {
-                const int at = row * pitch + column;
-                const C trust = get(kConfidence, row, column), sum = z[at];
-                if (sums_confidence && trust != C(0))
-                    confidence_sums[at] += (all_x != nullptr ? all_x[at] : get(kX, row, column)) * sum;
-                z[at] = trusted(trust, sum);
-                if (args.residual && trust != C(0)) z[at] += all_y != nullptr ? all_y[at] : get(kZ, row, column);
-            });
-            __syncthreads();
-        }
-        if (exists(kXBar)) store_plane(tile, z, args.operands[kXBar], offsets[kXBar]);
-        __syncthreads();
     }
 
-    const auto put = [&](C* sums, std::int64_t stride, PlaneBackwardOperand k, int row, int column, C v) {
+    const Own across = row_part(), down = column_part();
+    SGS_UNROLL_ALL
+    for (int k = 0; k < kPart<C>; ++k) {
+        if (across.exists && k < parts.across_length) pairs()[across.at + k].x = across_sums[k];
+        if (down.exists && k < parts.down_length) pairs()[down.at + k * parts.pitch].z = down_sums[k];
+    }
+    __syncthreads();
+    const auto put_sum = [&](C* sums, std::int64_t stride, PlaneBackwardOperand k, int row, int column, C v) {
         if (sums == nullptr) return;
         const Operand& o = args.operands[k];
-        sums[group * stride + offsets[k] + row * o.step + column * o.chunk] = v;
+        sums[group() * stride + offsets[k] + row * o.step + column * o.chunk] = v;
     };
-    SGS_UNROLL_ALL
-    for (int k = 0; k < owned; ++k) {
-        if ((is_element >> k & 1u) == 0) continue;
-        const int e = thread + k * threads, row = e / pitch, column = e - row * pitch;
-        if (row + 1 < end_down) put(args.down_sums, args.down_stride, kDownSums, row, column, down_sums[k]);
-        if (column + 1 < end_across)
-            put(args.across_sums, args.across_stride, kAcrossSums, row, column, across_sums[k]);
-    }
-    each_element(tile, [&](int row, int column) {
-        const int at = row * pitch + column;
-        if (sums_support) put(args.support_sums[0], args.support_stride, kSupportSums, row, column, support_sums[at]);
-        if (scales && sums_row_support)
-            put(args.support_sums[1], args.support_stride, kSupportSums, row, column, row_support_sums[at]);
-        if (sums_confidence)
-            put(args.confidence_sums, args.support_stride, kSupportSums, row, column, confidence_sums[at]);
+    each_element(Tile{here.rows, here.columns, parts.pitch}, [&](int row, int column) {
+        const int at = row * parts.pitch + column;
+        if (row >= here.first_down)
+            put_sum(args.down_sums, args.down_stride, kDownSums, row - 1, column, pairs()[at].z);
+        if (column >= here.first_across)
+            put_sum(args.across_sums, args.across_stride, kAcrossSums, row, column - 1, pairs()[at].x);
+        if (args.support_sums[0] != nullptr)
+            put_sum(args.support_sums[0], args.support_stride, kSupportSums, row, column,
+                    array(args.support_sums_at)[at]);
+        if (scales)
+            put_sum(args.support_sums[1], args.support_stride, kSupportSums, row, column,
+                    array(args.row_support_sums_at)[at]);
     });
 }
 
@@ -423,17 +741,43 @@ bool down_is_a(const AnyView& domain, int axis_a, int axis_b) {
     return magnitude(domain.strides[axis_a]) >= magnitude(domain.strides[axis_b]);
 }
 
-// sums: how many are kept in shared memory, of support and of confidence.
+template <class C> PlaneParts parts_of(std::int64_t rows, std::int64_t columns) {
+    PlaneParts parts;
+    // As few parts as there may be, or one more where less is then beyond the tile.
+    const auto cut = [](std::int64_t n, int& length, int& count) {
+        const std::int64_t least = divide_up(n, kPart<C>);
+        const auto length_of = [n](std::int64_t parts) { return divide_up(n, parts * kSegment) * kSegment; };
+        const bool one_more = (least + 1) * length_of(least + 1) < least * length_of(least);
+        length = static_cast<int>(length_of(one_more ? least + 1 : least));
+        count = static_cast<int>(divide_up(n, length));
+    };
+    cut(rows, parts.down_length, parts.down_count);
+    cut(columns, parts.across_length, parts.across_count);
+    parts.rows = parts.down_length * parts.down_count;
+    parts.columns = parts.across_length * parts.across_count;
+    parts.pitch = parts.columns | 1;
+    parts.area = parts.rows * parts.pitch;
+    return parts;
+}
+
+// One for each part, in whole warps.
+template <class C> std::int64_t threads_of(std::int64_t rows, std::int64_t columns) {
+    const PlaneParts parts = parts_of<C>(rows, columns);
+    const std::int64_t most =
+        std::max({parts.down_count * columns, parts.across_count * rows, std::int64_t{parts.columns}});
+    return std::max(divide_up(most, 32) * 32, std::int64_t{64});
+}
+
+// sums: how many of support are kept in shared memory.
 template <class C> std::size_t block_bytes(std::int64_t rows, std::int64_t columns, int sums) {
-    const auto r = static_cast<int>(rows), c = static_cast<int>(columns);
-    const int pitch = c | 1, elements = (3 + sums) * r * pitch + 2 * kept_size<C>(r, c) + strip_size(r, pitch);
-    return (kPlaneBackwardOperands + kPlaneBackwardOperands % 2) * sizeof(std::int64_t) +
-           static_cast<std::size_t>(elements) * sizeof(C);
+    const auto area = static_cast<std::size_t>(parts_of<C>(rows, columns).area);
+    const auto threads = static_cast<std::size_t>(threads_of<C>(rows, columns));
+    return sizeof(Here) + (static_cast<std::size_t>(kOwnArrays + sums) * area + kPartArrays * threads) * sizeof(C) +
+           2 * threads * sizeof(int);
 }
 
 template <class C> bool fits(std::int64_t rows, std::int64_t columns, int sums) {
-    return rows <= kMostThreads<C> && columns <= kMostThreads<C> &&
-           rows * (columns | 1) <= kOwned<C> * kMostThreads<C> &&
+    return rows <= kMostThreads<C> && columns <= kMostThreads<C> && threads_of<C>(rows, columns) <= kMostThreads<C> &&
            block_bytes<C>(rows, columns, sums) <= shared_memory_limit();
 }
 
@@ -450,11 +794,14 @@ template <class C> Sides tile_sides(std::int64_t rows, std::int64_t columns, int
     constexpr std::int64_t most = sizeof(C) == 4 ? 128 : 64; // a carry's chunk has to fit as well
     const auto shared_out = [](std::int64_t n, std::int64_t side) { return divide_up(n, divide_up(n, side)); };
     for (std::int64_t side = most; side >= kLeastSide; --side) {
-        if (columns <= most && rows > side && fits<C>(side, columns, sums)) return {shared_out(rows, side), columns};
-        if (rows <= most && columns > side && fits<C>(rows, side, sums)) return {rows, shared_out(columns, side)};
+        const std::int64_t high = shared_out(rows, side), wide = shared_out(columns, side);
+        if (columns <= most && rows > side && fits<C>(high, columns, sums)) return {high, columns};
+        if (rows <= most && columns > side && fits<C>(rows, wide, sums)) return {rows, wide};
     }
-    for (std::int64_t side = 64; side >= kLeastSide; side -= 4)
-        if (fits<C>(side, side, sums)) return {shared_out(rows, side), shared_out(columns, side)};
+    for (std::int64_t side = 64; side >= kLeastSide; side -= 4) {
+        const std::int64_t high = shared_out(rows, side), wide = shared_out(columns, side);
+        if (fits<C>(high, wide, sums)) return {high, wide};
+    }
     return {};
 }
 
@@ -481,10 +828,11 @@ PlaneBackwardPlan plan_planes_backward(const AnyView& domain, int axis_a, int ax
     const Sides sides = tile_sides<C>(domain, axis_a, axis_b, sums);
     plan.tile_rows = static_cast<int>(sides.rows);
     plan.tile_columns = static_cast<int>(sides.columns);
+    plan.threads = static_cast<int>(threads_of<C>(sides.rows, sides.columns));
     plan.shared = block_bytes<C>(sides.rows, sides.columns, sums);
-    const std::int64_t owners = divide_up(sides.rows * (sides.columns | 1), kOwned<C>);
-    const std::int64_t threads = std::max({std::int64_t{64}, sides.rows, sides.columns, owners});
-    plan.threads = static_cast<int>(divide_up(threads, 32) * 32);
+    const std::size_t edges = sizeof(C) * static_cast<std::size_t>(parts_of<C>(sides.rows, sides.columns).area);
+    plan.keeps_edges = plan.shared + edges <= shared_memory_limit();
+    if (plan.keeps_edges) plan.shared += edges;
     std::int64_t summed = 1, blocks = 1;
     for (int d = 0; d < domain.ndim; ++d) {
         if (d == axis_a || d == axis_b) continue;
@@ -521,9 +869,16 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     args.tiles_down = static_cast<unsigned>(divide_up(args.rows, args.tile_rows));
     args.tiles_across = static_cast<unsigned>(divide_up(args.columns, args.tile_columns));
     args.groups = static_cast<unsigned>(plan.groups);
+    args.parts = parts_of<C>(plan.tile_rows, plan.tile_columns);
     args.down_sums = outputs.weights[a_down ? 0 : 1];
     args.across_sums = outputs.weights[a_down ? 1 : 0];
     for (int k = 0; k < 2; ++k) args.support_sums[k] = outputs.supports[scales.empty() || a_down ? k : 1 - k];
+    int arrays = kOwnArrays;
+    if (args.support_sums[0] != nullptr) args.support_sums_at = arrays++;
+    args.row_support_sums_at = args.support_sums_at;
+    if (!scales.empty() && args.support_sums[1] != nullptr) args.row_support_sums_at = arrays++;
+    args.across_edges = plan.keeps_edges ? arrays++ : kSupport;
+    args.exchange = arrays;
     args.confidence_sums = outputs.confidences;
     args.times = static_cast<C>(outputs.times);
     args.residual = outputs.residual;
@@ -571,21 +926,14 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     AnyView outer = domain;
     outer.shape[down] = outer.shape[across] = 1;
     args.planes = arrange(outer, -1, 1, domain, args.operands, plan.summed);
+    args.run = divide_up(args.planes.summed, plan.groups);
     for (int k = 0; k < kPlaneBackwardOperands; ++k) {
         o[k].step = steps[k];
         o[k].chunk = next[k];
     }
-    std::size_t shared = plan.shared;
-    const std::size_t area = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
-    const auto takes = [&](bool wanted) {
-        const bool fits = wanted && shared + area <= shared_memory_limit();
-        if (fits) shared += area;
-        return fits;
-    };
-    args.keeps_x = takes(outputs.confidences != nullptr);
-    args.keeps_y = takes(outputs.residual && outputs.confidence != nullptr);
     queue.launch(scales.empty() ? &plane_backward<C, false> : &plane_backward<C, true>,
-                 args.planes.count * args.tiles_down * args.tiles_across * plan.groups, plan.threads, shared, args);
+                 args.planes.count * args.tiles_down * args.tiles_across * plan.groups, plan.threads, plan.shared,
+                 args);
     queue.release(mark);
 }
 

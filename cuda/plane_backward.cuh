@@ -9,8 +9,9 @@ namespace sgs::cuda {
 struct PlaneBackwardPlan {
     int tile_rows = 1, tile_columns = 1;
     int threads = 0;
-    std::int64_t groups = 1; // parts of each sum, one block each
-    std::size_t shared = 0;  // bytes of a block
+    std::int64_t groups = 1;  // parts of each sum, one block each
+    std::size_t shared = 0;   // bytes of a block
+    bool keeps_edges = false; // of rows, from plane to plane
     bool summed[kMaxDims] = {};
 };
 
@@ -27,8 +28,8 @@ template <class C> struct PlaneBackwardOutputs {
     C* confidences = nullptr; // x's values times (times z + support of z), where confidence is not 0
 };
 
-/// Whether planes of these axes of domain can be taken, whole or in tiles; sums: how many of `supports` and
-/// `confidences` are wanted.
+/// Whether planes of these axes of domain can be taken, whole or in tiles; sums: how many of `supports` are
+/// wanted.
 template <class C> bool takes_planes_backward(const AnyView& domain, int axis_a, int axis_b, int sums);
 
 /// kept: domain, with length 1 where planes are summed.

@@ -314,3 +314,22 @@ def test_cut_planes_stop_nan(device: Device) -> None:
             np.testing.assert_array_equal(np.isnan(w_bars[0][0, :, 5]), nan[0, :-1, 5])
             np.testing.assert_array_equal(np.isnan(w_bars[1][0, 4]), nan[0, 4, 1:])
             assert np.isnan(w_bars[0]).sum() == nan[0, :-1, 5].sum()
+
+
+def test_tiny_weights_let_nan_through_planes(device: Device) -> None:
+    """Products of weights that are too small for any number cut nothing, in planes and their tiles."""
+    for side in (50, 140):
+        shape = (1, side, side)
+        x, y_bar = np.ones(shape, F32), np.ones(shape, F32)
+        weights = [np.full(fewer(shape, a), 1e-25, F32) for a in (1, 2)]
+        y_bar[0, 4, 5] = np.nan
+        x_bar, w_bars = fresh(shape, F32), [fresh(w.shape, F32) for w in weights]
+        outs = (Out(x_bar), [Out(b) for b in w_bars], None)
+        device.call("semi_global_filter_backward", x, weights, y_bar, None, *outs, [1, 2], CROSS_SUM, False, None)
+        if checking():
+            nan = np.zeros(shape, bool)
+            nan[0, :, 5] = nan[0, 4] = True
+            np.testing.assert_array_equal(np.isnan(x_bar), nan)
+            np.testing.assert_array_equal(np.isnan(w_bars[0]), np.broadcast_to(np.arange(side) == 5, w_bars[0].shape))
+            across = np.broadcast_to((np.arange(side) == 4)[:, None], w_bars[1].shape)
+            np.testing.assert_array_equal(np.isnan(w_bars[1]), across)
