@@ -57,6 +57,22 @@ template <class C> __device__ inline void store(void* data, DType dtype, std::in
     }
 }
 
+/// v, but not found ahead of where it is asked for: what is found ahead takes registers.
+template <class T> __device__ inline T opaque(T v) {
+#if defined(__CUDACC__)
+    if constexpr (sizeof(T) == 4)
+        asm volatile("" : "+r"(v));
+    else
+        asm volatile("" : "+l"(v));
+#endif
+    return v;
+}
+
+/// a / b where neither is negative.
+__device__ inline int quotient(int a, int b) {
+    return static_cast<int>(static_cast<unsigned>(a) / static_cast<unsigned>(b));
+}
+
 /// index / size and index % size; in 32 bits, which is several times faster, where they hold both.
 __device__ inline std::int64_t split(std::int64_t& index, std::int64_t size) {
     std::int64_t rest;

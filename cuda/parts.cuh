@@ -112,11 +112,13 @@ template <class C> struct Passages {
 
     /// F before a part, `in` being F before the line.
     __device__ C before(int part, int line, C in) const {
-        for (int at = line; at < part * lines + line; at += lines) in = forward[at] + through(reach(at), in);
+        SGS_UNROLL_NOT // a few parts, and the rare way through one is long
+            for (int at = line; at < part * lines + line; at += lines) in = forward[at] + through(reach(at), in);
         return in;
     }
     /// What reaches the last element of a part from behind, `in` being what reaches the last one of the line.
     __device__ C behind(int part, int line, C in) const {
+        SGS_UNROLL_NOT
         for (int at = (count - 1) * lines + line; at > part * lines + line; at -= lines)
             in = backward[at] + through(reach(at), in);
         return in;

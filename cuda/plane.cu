@@ -70,8 +70,7 @@ template <class C> struct PlaneBlock {
     __device__ C* values() const { return args.keeps_values ? support() + area() : nullptr; }
     __device__ Tile tile() const { return {header().rows, header().columns, pitch()}; }
     __device__ Passages<C> passages(int lines, int length, int part) const {
-        return {support() + (args.keeps_values ? 2 : 1) * area(), args.parts, lines,
-                static_cast<int>(divide_up(length, part))};
+        return {support() + (args.keeps_values ? 2 : 1) * area(), args.parts, lines, quotient(length + part - 1, part)};
     }
 };
 
@@ -120,10 +119,12 @@ template <class C> __device__ inline void load_tile(const PlaneBlock<C>& block) 
     const bool at_left = block.header().at_left;
     with_pointer(w.data, w.dtype, [&](auto p) {
         p += block.offset(kAcrossWeights) - w.chunk;
-        each_row(tile, false, [&](int row) {
-            return [&, from = p + row * w.step, to = weights + row * tile.pitch](int column) {
-                to[column] = at_left && column == 0 ? C(1) : static_cast<C>(widen(from[column * w.chunk]));
-            };
+        with_stride(w.chunk, [&](auto chunk) {
+            each_row(tile, false, [&](int row) {
+                return [=, from = p + row * w.step, to = weights + row * tile.pitch](int column) {
+                    to[column] = at_left && column == 0 ? C(1) : static_cast<C>(widen(from[column * chunk]));
+                };
+            });
         });
     });
     __syncthreads();
@@ -132,81 +133,88 @@ template <class C> __device__ inline void load_tile(const PlaneBlock<C>& block) 
     __syncthreads();
 }
 
-/// A thread's part of a line of the tile.
-template <class C> struct Place {
-    int line, part, begin; // begin: the first element's index
-    Part<C> elements;
+/// Which part of which line this thread has, and the part's first element. Asked for anew where it is needed: registers
+/// are for the part itself.
+struct Place {
+    int line, part, begin;
+};
+__device__ inline Place own_place(int lines, int length) {
+    const int thread = opaque(static_cast<int>(threadIdx.x)), part = quotient(thread, lines);
+    return {thread - part * lines, part, part * length};
+}
+
+/// A thread's part, and whether no edge of it is cut.
+template <class C> struct Own {
+    Part<C> part;
     bool uncut = true;
 };
 
-/// The part of this thread, of lines of n elements that are `step` apart in shared memory, neighbouring lines `next`.
+/// The values of lines of n elements that are `step` apart in shared memory, neighbouring lines `next`.
 template <class C>
-__device__ inline Place<C> place_of(const C* x, int lines, int n, int part, int parts, int step, int next) {
-    Place<C> place;
-    const int thread = static_cast<int>(threadIdx.x);
-    place.line = thread % lines;
-    place.part = thread / lines;
-    place.begin = place.part * part;
-    const int rest = place.part < parts ? n - place.begin : 0;
-    place.elements.length = rest < 0 ? 0 : rest < part ? rest : part;
+__device__ inline Own<C> own_values(const Place& place, const C* x, int n, int length, int step, int next) {
+    Own<C> own;
+    const int rest = n - place.begin;
+    own.part.length = rest < 0 ? 0 : rest < length ? rest : length;
     const C* from = x + place.line * next + place.begin * step;
-    ascending(place.elements.length, [&](int k) { place.elements.values[k] = from[k * step]; });
-    return place;
+    ascending(own.part.length, [&](int k) { own.part.values[k] = from[k * step]; });
+    return own;
 }
 
 /// Puts the passage of the thread's part where those join them that need it.
-template <class C> __device__ inline void pass(Place<C>& place, const Passages<C>& passages) {
-    const Passage<C> passage = passage_of(place.elements, place.uncut);
+template <class C> __device__ inline void pass(Own<C>& own, const Place& place, const Passages<C>& passages) {
+    const Passage<C> passage = passage_of(own.part, own.uncut);
     if (place.part < passages.count) passages.put(place.part, place.line, passage);
 }
 
-template <class C> __device__ inline Place<C> across_place(const PlaneBlock<C>& block, const Passages<C>& passages) {
+template <class C> __device__ inline Own<C> own_of_row(const PlaneBlock<C>& block, const Passages<C>& passages) {
     const Tile tile = block.tile();
-    Place<C> place =
-        place_of(block.x(), tile.rows, tile.columns, block.args.across_part, passages.count, 1, tile.pitch);
-    const C* from = block.support() + place.line * tile.pitch + place.begin;
-    ascending(place.elements.length, [&](int k) { // the weights that load_tile left there
-        place.elements.edges[k] = from[k];
-    });
-    pass(place, passages);
-    return place;
+    const int length = block.args.across_part;
+    const Place place = own_place(tile.rows, length);
+    Own<C> own = own_values(place, block.x(), tile.columns, length, 1, tile.pitch);
+    const C* weights = block.support() + place.line * tile.pitch + place.begin; // load_tile left them there
+    ascending(own.part.length, [&](int k) { own.part.edges[k] = weights[k]; });
+    pass(own, place, passages);
+    return own;
 }
 
-template <class C> __device__ inline Place<C> down_place(const PlaneBlock<C>& block, const Passages<C>& passages) {
+template <class C> __device__ inline Own<C> own_of_column(const PlaneBlock<C>& block, const Passages<C>& passages) {
     const Tile tile = block.tile();
-    Place<C> place = place_of(block.x(), tile.columns, tile.rows, block.args.down_part, passages.count, tile.pitch, 1);
+    const int length = block.args.down_part;
+    const Place place = own_place(tile.columns, length);
+    Own<C> own = own_values(place, block.x(), tile.rows, length, tile.pitch, 1);
     const Operand& w = block.args.operands[kDownWeights];
     const bool first = block.header().at_top && place.begin == 0;
     with_pointer(w.data, w.dtype, [&](auto p) { // neighbouring columns side by side, straight from memory
         p += block.offset(kDownWeights) + place.line * w.chunk + (place.begin - 1) * w.step;
-        ascending(place.elements.length, [&](int k) {
-            place.elements.edges[k] = first && k == 0 ? C(1) : static_cast<C>(widen(p[k * w.step]));
-        });
+        ascending(own.part.length,
+                  [&](int k) { own.part.edges[k] = first && k == 0 ? C(1) : static_cast<C>(widen(p[k * w.step])); });
     });
-    pass(place, passages);
-    return place;
+    pass(own, place, passages);
+    return own;
 }
 
-/// from_before(k, term), then from_behind(k, term) for the elements of the thread's part; offset: of the tile in
-/// carries.
+/// from_before(k, term), then from_behind(k, term) for the elements of the thread's part.
 template <class C, class Before, class Behind>
-__device__ inline void walk(const Place<C>& place, const Passages<C>& passages, const Chunks<C>& chunks,
-                            std::int64_t offset, const Before& from_before, const Behind& from_behind) {
-    if (place.elements.length == 0) return;
+__device__ inline void walk(const PlaneBlock<C>& block, const Own<C>& own, const Place& place,
+                            const Passages<C>& passages, const Chunks<C>& chunks, PlaneOperand carry,
+                            const Before& from_before, const Behind& from_behind) {
+    if (own.part.length == 0) return;
     C f = C(0), b = C(0);
     if (chunks.forward != nullptr) {
+        const std::int64_t offset = block.offset(carry) + place.line * block.args.operands[carry].step;
         f = chunks.forward[offset];
         b = chunks.backward[offset];
     }
     f = passages.before(place.part, place.line, f);
+    if (own.uncut)
+        walk_forward<true>(own.part, f, from_before);
+    else
+        walk_forward<false>(own.part, f, from_before);
     b = passages.behind(place.part, place.line, b);
-    if (place.uncut) {
-        walk_forward<true>(place.elements, f, from_before);
-        walk_backward<true>(place.elements, b, from_behind);
-    } else {
-        walk_forward<false>(place.elements, f, from_before);
-        walk_backward<false>(place.elements, b, from_behind);
-    }
+    if (own.uncut)
+        walk_backward<true>(own.part, b, from_behind);
+    else
+        walk_backward<false>(own.part, b, from_behind);
 }
 
 /// The element of an operand of the computing type.
@@ -224,12 +232,14 @@ template <class C> __device__ inline void divide(const PlaneBlock<C>& block) {
     const C own = block.args.times;
     const bool residual = block.args.residual;
     const bool merges = divisor.chunk == 1 && divisor.step == tile.columns && tile.pitch == tile.columns;
-    each_row(tile, merges, [&](int row) {
-        return [=, at = row * tile.pitch, from = reciprocal + row * divisor.step, chunk = divisor.chunk](int column) {
-            const C value = x[at + column];
-            const C v = (own * value + support[at + column]) * from[column * chunk];
-            support[at + column] = residual ? v + value : v;
-        };
+    with_stride(divisor.chunk, [&](auto chunk) {
+        each_row(tile, merges, [&](int row) {
+            return [=, at = row * tile.pitch, from = reciprocal + row * divisor.step](int column) {
+                const C value = x[at + column];
+                const C v = (own * value + support[at + column]) * from[column * chunk];
+                support[at + column] = residual ? v + value : v;
+            };
+        });
     });
 }
 
@@ -270,12 +280,12 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     {
         const Tile tile = block.tile();
         const Passages<C> passages = block.passages(tile.rows, tile.columns, args.across_part);
-        const Place<C> place = across_place(block, passages);
+        const Own<C> own = own_of_row(block, passages);
         __syncthreads(); // passages are there, and all weights have been picked up
+        const Place place = own_place(block.header().rows, args.across_part);
         C* to = block.support() + place.line * block.pitch() + place.begin;
-        const std::int64_t carry = block.offset(kAcrossCarry) + place.line * args.operands[kAcrossCarry].step;
         walk(
-            place, passages, args.across, carry, [to](int k, C term) { to[k] = term; },
+            block, own, place, passages, args.across, kAcrossCarry, [to](int k, C term) { to[k] = term; },
             [to](int k, C term) { to[k] += term; });
     }
     __syncthreads();
@@ -293,16 +303,16 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     {
         const Tile tile = block.tile();
         const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
-        const Place<C> place = down_place(block, passages);
+        const Own<C> own = own_of_column(block, passages);
         __syncthreads();
+        const Place place = own_place(block.header().columns, args.down_part);
         const int pitch = block.pitch();
         C* to = block.support() + place.line + place.begin * pitch;
-        const std::int64_t carry = block.offset(kDownCarry) + place.line * args.operands[kDownCarry].step;
         const auto add = [&, to, pitch](int k, C term) {
             if constexpr (scales) term *= element(block, kDownReciprocal, place.begin + k, place.line);
             to[k * pitch] += term;
         };
-        walk(place, passages, args.down, carry, add, add);
+        walk(block, own, place, passages, args.down, kDownCarry, add, add);
     }
     __syncthreads();
     if (args.divides_alone)
@@ -319,11 +329,11 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     SGS_SHARED(memory);
     const PlaneBlock<C> block = open_block(args, memory);
     load_tile(block);
-    const auto put_line = [&](const Place<C>& place, const Passages<C>& passages, const Chunks<C>& chunks,
-                              PlaneOperand carry) {
-        if (place.part > 0 || chunks.forward == nullptr) return;
-        const std::int64_t at = block.offset(carry) + place.line * args.operands[carry].step;
-        const Passage<C> passage = passages.joined_line(place.line);
+    const auto put_lines = [&](const Passages<C>& passages, const Chunks<C>& chunks, PlaneOperand carry) {
+        const int line = static_cast<int>(threadIdx.x);
+        if (line >= passages.lines || chunks.forward == nullptr) return;
+        const std::int64_t at = block.offset(carry) + line * args.operands[carry].step;
+        const Passage<C> passage = passages.joined_line(line);
         chunks.forward[at] = passage.forward;
         chunks.backward[at] = passage.backward;
         chunks.fractions[0][at] = passage.reach.fraction;
@@ -332,15 +342,15 @@ template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     const Tile tile = block.tile();
     {
         const Passages<C> passages = block.passages(tile.rows, tile.columns, args.across_part);
-        const Place<C> place = across_place(block, passages);
+        own_of_row(block, passages);
         __syncthreads();
-        put_line(place, passages, args.across, kAcrossCarry);
+        put_lines(passages, args.across, kAcrossCarry);
     }
     __syncthreads();
     const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
-    const Place<C> place = down_place(block, passages);
+    own_of_column(block, passages);
     __syncthreads();
-    put_line(place, passages, args.down, kDownCarry);
+    put_lines(passages, args.down, kDownCarry);
 }
 
 } // namespace plane_kernels

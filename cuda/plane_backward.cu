@@ -82,22 +82,6 @@ template <class C> struct alignas(2 * sizeof(C)) Pair {
     C x, z;
 };
 
-/// v, but not found ahead of where it is asked for: what is found ahead for all planes takes registers.
-template <class T> __device__ inline T opaque(T v) {
-#if defined(__CUDACC__)
-    if constexpr (sizeof(T) == 4)
-        asm volatile("" : "+r"(v));
-    else
-        asm volatile("" : "+l"(v));
-#endif
-    return v;
-}
-
-/// a / b where neither is negative.
-__device__ inline int quotient(int a, int b) {
-    return static_cast<int>(static_cast<unsigned>(a) / static_cast<unsigned>(b));
-}
-
 /// Brings what is there into the cache that all blocks share.
 __device__ inline void prefetch(const void* p) {
 #if defined(__CUDACC__)

@@ -33,6 +33,18 @@ template <class At> __device__ inline void each_row(const Tile& tile, bool merge
     }
 }
 
+/// A stride of 1, as the compiler knows it.
+struct One {};
+__device__ inline int operator*(int index, One) { return index; }
+
+/// f(stride).
+template <class F> __device__ inline void with_stride(std::int64_t stride, const F& f) {
+    if (stride == 1)
+        f(One{});
+    else
+        f(stride);
+}
+
 /// The rows of a tile as those of an operand follow each other: all of them as one where neither has gaps.
 struct Rows {
     int count, columns;
