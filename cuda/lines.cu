@@ -403,6 +403,16 @@ template <class C> __global__ void __launch_bounds__(kThreads, 1)
 
 namespace {
 
+template <class C> void join(Queue& queue, CarryArgs<C>& args) {
+    constexpr std::int64_t chunks_each = 16;
+    args.team = 1;
+    while (args.team < kThreads && args.team * chunks_each < args.lines.chunks) args.team *= 2;
+    queue.launch(&combine_carries<C>, divide_up(2 * args.lines.count * args.team, kThreads), kThreads,
+                 kThreads * (2 * sizeof(C) + sizeof(int)), args);
+}
+
+} // namespace
+
 template <class C> Carries<C> take_carries(Queue& queue, const AnyView& domain, int axis, std::int64_t length) {
     Carries<C> carries;
     AnyView ends = domain;
@@ -416,24 +426,14 @@ template <class C> Carries<C> take_carries(Queue& queue, const AnyView& domain, 
     return carries;
 }
 
-std::int64_t lanes_of(const AnyView& domain, int axis, std::int64_t length) {
-    return domain.shape[axis] > 0 ? domain.size() / domain.shape[axis] * divide_up(domain.shape[axis], length) : 0;
-}
-
-template <class C> void join(Queue& queue, CarryArgs<C>& args) {
-    constexpr std::int64_t chunks_each = 16;
-    args.team = 1;
-    while (args.team < kThreads && args.team * chunks_each < args.lines.chunks) args.team *= 2;
-    queue.launch(&combine_carries<C>, divide_up(2 * args.lines.count * args.team, kThreads), kThreads,
-                 kThreads * (2 * sizeof(C) + sizeof(int)), args);
-}
-
-} // namespace
-
-template <class C> Chunks<C> take_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length) {
-    Chunks<C> chunks{take_carries<C>(queue, domain, axis, length)};
-    chunks.fractions[0] = chunks.fractions[1] = queue.take<C>(lanes_of(domain, axis, length));
-    chunks.exponents[0] = chunks.exponents[1] = queue.take<int>(lanes_of(domain, axis, length));
+template <class C>
+Chunks<C> take_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length, const Carries<C>& carries) {
+    const std::int64_t lanes = carries.layout.chunk * divide_up(domain.shape[axis], length);
+    Chunks<C> chunks{carries};
+    for (int k = 0; k < 2; ++k) {
+        chunks.fractions[k] = queue.take<C>(lanes);
+        chunks.exponents[k] = queue.take<int>(lanes);
+    }
     return chunks;
 }
 
@@ -454,11 +454,7 @@ template <class C> Carries<C> make_carries(Queue& queue, const AnyView& domain, 
     const Carries<C> carries = take_carries<C>(queue, domain, axis, length);
     const std::size_t mark = queue.mark();
     CarryArgs<C> args{};
-    args.chunks = Chunks<C>{carries};
-    for (int k = 0; k < 2; ++k) {
-        args.chunks.fractions[k] = queue.take<C>(lanes_of(domain, axis, length));
-        args.chunks.exponents[k] = queue.take<int>(lanes_of(domain, axis, length));
-    }
+    args.chunks = take_chunks(queue, domain, axis, length, carries);
     args.ranges = ranges;
     args.root = root;
     args.operands[kCarryX] = operand(source.values, domain, axis);
@@ -523,7 +519,8 @@ template <class C> void run_lines(Queue& queue, const AnyView& domain, int axis,
                                const Ranges&, const Epilogue&, const AnyView*, const AnyView*, std::int64_t);          \
     template Carries<C> make_carries<C>(Queue&, const AnyView&, int, std::int64_t, const Source&, const AnyView&,      \
                                         const Ranges&, const AnyView*, const AnyView*, std::int64_t);                  \
-    template Chunks<C> take_chunks<C>(Queue&, const AnyView&, int, std::int64_t);                                      \
+    template Carries<C> take_carries<C>(Queue&, const AnyView&, int, std::int64_t);                                    \
+    template Chunks<C> take_chunks<C>(Queue&, const AnyView&, int, std::int64_t, const Carries<C>&);                   \
     template void join_chunks<C>(Queue&, const AnyView&, int, std::int64_t, const Chunks<C>&);
 SGS_INSTANTIATE(float)
 SGS_INSTANTIATE(double)

@@ -318,15 +318,17 @@ template <class C> Carries<C> make_carries(Queue& queue, const AnyView& domain, 
                                            const Source& source, const AnyView& w, const Ranges& ranges,
                                            const AnyView* left, const AnyView* right, std::int64_t root = -1);
 
-/// What each chunk makes of what flows in, as if nothing did, and how much of it gets through both ways (3), in the
-/// layout of carries.
+/// What each chunk makes of what flows in, as if nothing did, and how much of it gets through forward and backward (3),
+/// in the layout of carries.
 template <class C> struct Chunks : Carries<C> {
     C* fractions[2] = {};
     int* exponents[2] = {};
 };
 
-/// Scratch for chunks whose reach is the same both ways.
-template <class C> Chunks<C> take_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length);
+/// Scratch.
+template <class C> Carries<C> take_carries(Queue& queue, const AnyView& domain, int axis, std::int64_t length);
+template <class C>
+Chunks<C> take_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length, const Carries<C>& carries);
 /// What chunks make becomes what flows in.
 template <class C>
 void join_chunks(Queue& queue, const AnyView& domain, int axis, std::int64_t length, const Chunks<C>& chunks);

@@ -53,7 +53,7 @@ template <class C> constexpr int kMostThreads = sizeof(C) == 4 ? 1024 : 512; // 
 struct Header {
     std::int64_t offsets[kPlaneOperands]; // of the tile's first element
     int rows, columns;
-    bool at_top, at_left; // of the plane
+    bool at_top, at_left, at_bottom, at_right; // of the plane
 };
 
 /// A block's shared memory: the source, what weights of rows become support, the source's values where asked for.
@@ -87,6 +87,8 @@ template <class C> __device__ inline PlaneBlock<C> open_block(const PlaneArgs<C>
         header.columns = within(args.columns - column, args.tile_columns);
         header.at_top = row == 0;
         header.at_left = column == 0;
+        header.at_bottom = row + header.rows == args.rows;
+        header.at_right = column + header.columns == args.columns;
     }
     if (thread < kPlaneOperands) {
         const Operand& o = args.operands[thread];
@@ -166,24 +168,28 @@ template <class C> __device__ inline void pass(Own<C>& own, const Place& place, 
     if (place.part < passages.count) passages.put(place.part, place.line, passage);
 }
 
-template <class C> __device__ inline Own<C> own_of_row(const PlaneBlock<C>& block, const Passages<C>& passages) {
+/// alone: as if no edge entered the tile.
+template <class C>
+__device__ inline Own<C> own_of_row(const PlaneBlock<C>& block, const Passages<C>& passages, bool alone) {
     const Tile tile = block.tile();
     const int length = block.args.across_part;
     const Place place = own_place(tile.rows, length);
     Own<C> own = own_values(place, block.x(), tile.columns, length, 1, tile.pitch);
     const C* weights = block.support() + place.line * tile.pitch + place.begin; // load_tile left them there
-    ascending(own.part.length, [&](int k) { own.part.edges[k] = weights[k]; });
+    const bool first = alone && place.begin == 0;
+    ascending(own.part.length, [&](int k) { own.part.edges[k] = first && k == 0 ? C(1) : weights[k]; });
     pass(own, place, passages);
     return own;
 }
 
-template <class C> __device__ inline Own<C> own_of_column(const PlaneBlock<C>& block, const Passages<C>& passages) {
+template <class C>
+__device__ inline Own<C> own_of_column(const PlaneBlock<C>& block, const Passages<C>& passages, bool alone) {
     const Tile tile = block.tile();
     const int length = block.args.down_part;
     const Place place = own_place(tile.columns, length);
     Own<C> own = own_values(place, block.x(), tile.rows, length, tile.pitch, 1);
     const Operand& w = block.args.operands[kDownWeights];
-    const bool first = block.header().at_top && place.begin == 0;
+    const bool first = (alone || block.header().at_top) && place.begin == 0;
     with_pointer(w.data, w.dtype, [&](auto p) { // neighbouring columns side by side, straight from memory
         p += block.offset(kDownWeights) + place.line * w.chunk + (place.begin - 1) * w.step;
         ascending(own.part.length,
@@ -193,17 +199,30 @@ template <class C> __device__ inline Own<C> own_of_column(const PlaneBlock<C>& b
     return own;
 }
 
+/// The weight of the edge that enters the tile at a line's first element, or leaves it behind the last one; 1 where the
+/// plane has none.
+template <class C>
+__device__ inline C border_edge(const PlaneBlock<C>& block, PlaneOperand weights, int line, bool behind) {
+    const Header& header = block.header();
+    const Operand& w = block.args.operands[weights];
+    const bool down = weights == kDownWeights;
+    if (behind ? (down ? header.at_bottom : header.at_right) : (down ? header.at_top : header.at_left)) return C(1);
+    const std::int64_t step = down ? w.step : w.chunk, next = down ? w.chunk : w.step;
+    const int edge = behind ? (down ? header.rows : header.columns) - 1 : -1;
+    return load<C>(w.data, w.dtype, block.offset(weights) + line * next + edge * step);
+}
+
 /// from_before(k, term), then from_behind(k, term) for the elements of the thread's part.
 template <class C, class Before, class Behind>
 __device__ inline void walk(const PlaneBlock<C>& block, const Own<C>& own, const Place& place,
                             const Passages<C>& passages, const Chunks<C>& chunks, PlaneOperand carry,
-                            const Before& from_before, const Behind& from_behind) {
+                            PlaneOperand weights, const Before& from_before, const Behind& from_behind) {
     if (own.part.length == 0) return;
     C f = C(0), b = C(0);
     if (chunks.forward != nullptr) {
         const std::int64_t offset = block.offset(carry) + place.line * block.args.operands[carry].step;
         f = chunks.forward[offset];
-        b = chunks.backward[offset];
+        b = carried(border_edge(block, weights, place.line, true), chunks.backward[offset]);
     }
     f = passages.before(place.part, place.line, f);
     if (own.uncut)
@@ -280,13 +299,13 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     {
         const Tile tile = block.tile();
         const Passages<C> passages = block.passages(tile.rows, tile.columns, args.across_part);
-        const Own<C> own = own_of_row(block, passages);
+        const Own<C> own = own_of_row(block, passages, false);
         __syncthreads(); // passages are there, and all weights have been picked up
         const Place place = own_place(block.header().rows, args.across_part);
         C* to = block.support() + place.line * block.pitch() + place.begin;
         walk(
-            block, own, place, passages, args.across, kAcrossCarry, [to](int k, C term) { to[k] = term; },
-            [to](int k, C term) { to[k] += term; });
+            block, own, place, passages, args.across, kAcrossCarry, kAcrossWeights,
+            [to](int k, C term) { to[k] = term; }, [to](int k, C term) { to[k] += term; });
     }
     __syncthreads();
     if constexpr (scales) {
@@ -303,7 +322,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     {
         const Tile tile = block.tile();
         const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
-        const Own<C> own = own_of_column(block, passages);
+        const Own<C> own = own_of_column(block, passages, false);
         __syncthreads();
         const Place place = own_place(block.header().columns, args.down_part);
         const int pitch = block.pitch();
@@ -312,7 +331,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             if constexpr (scales) term *= element(block, kDownReciprocal, place.begin + k, place.line);
             to[k * pitch] += term;
         };
-        walk(block, own, place, passages, args.down, kDownCarry, add, add);
+        walk(block, own, place, passages, args.down, kDownCarry, kDownWeights, add, add);
     }
     __syncthreads();
     if (args.divides_alone)
@@ -323,34 +342,44 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     store_plane(block.tile(), block.support(), args.operands[kOut], block.offset(kOut));
 }
 
-/// What each tile makes of what flows into it along both axes, as if nothing did, and how much it lets through.
+/// F of the last element of each line of each tile and B of the first one as if nothing flowed into the tile (4), and
+/// how much of what does gets through (3).
+template <class C> __device__ inline void put_chunks(const PlaneBlock<C>& block, const Passages<C>& passages,
+                                                     const Chunks<C>& chunks, PlaneOperand carry,
+                                                     PlaneOperand weights) {
+    const int line = static_cast<int>(threadIdx.x);
+    if (line >= passages.lines) return;
+    const std::int64_t at = block.offset(carry) + line * block.args.operands[carry].step;
+    const Passage<C> passage = passages.joined_line(line);
+    chunks.forward[at] = passage.forward;
+    chunks.backward[at] = passage.backward;
+    for (int k = 0; k < 2; ++k) {
+        const Reach<C> reach = with_edge(passage.reach, border_edge(block, weights, line, k == 1));
+        chunks.fractions[k][at] = reach.fraction;
+        chunks.exponents[k][at] = reach.exponent;
+    }
+}
+
+/// What each tile makes of what flows into it, along the axes that have several.
 template <class C> __global__ void __launch_bounds__(kMostThreads<C>, 1)
     plane_carries(const __grid_constant__ PlaneArgs<C> args) {
     SGS_SHARED(memory);
     const PlaneBlock<C> block = open_block(args, memory);
     load_tile(block);
-    const auto put_lines = [&](const Passages<C>& passages, const Chunks<C>& chunks, PlaneOperand carry) {
-        const int line = static_cast<int>(threadIdx.x);
-        if (line >= passages.lines || chunks.forward == nullptr) return;
-        const std::int64_t at = block.offset(carry) + line * args.operands[carry].step;
-        const Passage<C> passage = passages.joined_line(line);
-        chunks.forward[at] = passage.forward;
-        chunks.backward[at] = passage.backward;
-        chunks.fractions[0][at] = passage.reach.fraction;
-        chunks.exponents[0][at] = passage.reach.exponent;
-    };
     const Tile tile = block.tile();
-    {
+    if (args.across.forward != nullptr) {
         const Passages<C> passages = block.passages(tile.rows, tile.columns, args.across_part);
-        own_of_row(block, passages);
+        own_of_row(block, passages, true);
         __syncthreads();
-        put_lines(passages, args.across, kAcrossCarry);
+        put_chunks(block, passages, args.across, kAcrossCarry, kAcrossWeights);
+        __syncthreads();
     }
-    __syncthreads();
-    const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
-    own_of_column(block, passages);
-    __syncthreads();
-    put_lines(passages, args.down, kDownCarry);
+    if (args.down.forward != nullptr) {
+        const Passages<C> passages = block.passages(tile.columns, tile.rows, args.down_part);
+        own_of_column(block, passages, true);
+        __syncthreads();
+        put_chunks(block, passages, args.down, kDownCarry, kDownWeights);
+    }
 }
 
 } // namespace plane_kernels
@@ -379,11 +408,14 @@ bool down_is_a(const AnyView& domain, int axis_a, int axis_b) {
 template <class C> constexpr std::int64_t kTile = sizeof(C) == 4 ? 64 : 44;
 constexpr std::int64_t kLeastSide = 32;
 
+template <class C> bool tile_fits(std::int64_t rows, std::int64_t columns) {
+    return parts_of(rows, columns) <= kMostThreads<C> && tile_bytes<C>(rows, columns) <= shared_memory_limit();
+}
+
 template <class C> bool whole_plane_fits(std::int64_t rows, std::int64_t columns) {
     // The bound on each side keeps the products from overflowing.
     constexpr std::int64_t most = kMostThreads<C>;
-    return rows <= most && columns <= most && parts_of(rows, columns) <= most &&
-           tile_bytes<C>(rows, columns) <= shared_memory_limit();
+    return rows <= most && columns <= most && tile_fits<C>(rows, columns);
 }
 
 } // namespace
@@ -395,61 +427,112 @@ template <class C> bool takes_planes(const AnyView& domain, int axis_a, int axis
     return whole_plane_fits<C>(rows, columns) || (rows >= kLeastSide && columns >= kLeastSide);
 }
 
-template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis_a, int axis_b, const Source& source,
-                                   const AnyView& w_a, const AnyView& w_b, const AnyView& out, int times,
-                                   std::span<const AnyView> scales, const Epilogue& epilogue) {
-    const std::size_t mark = queue.mark();
-    const bool a_down = down_is_a(domain, axis_a, axis_b);
-    const int down = a_down ? axis_a : axis_b, across = a_down ? axis_b : axis_a;
-    const AnyView &w_down = a_down ? w_a : w_b, &w_across = a_down ? w_b : w_a;
-    const std::int64_t rows = domain.shape[down], columns = domain.shape[across];
+namespace {
 
-    PlaneArgs<C> args{};
-    args.rows = rows;
-    args.columns = columns;
-    const bool whole = whole_plane_fits<C>(rows, columns);
-    args.tile_rows = static_cast<int>(whole ? rows : divide_up(rows, divide_up(rows, kTile<C>)));
-    args.tile_columns = static_cast<int>(whole ? columns : divide_up(columns, divide_up(columns, kTile<C>)));
-    args.tiles_down = divide_up(rows, args.tile_rows);
-    args.tiles_across = divide_up(columns, args.tile_columns);
+// Operands beside the source, its weights and what flows into tiles are there already.
+template <class C> void lay_out(PlaneArgs<C>& args, const AnyView& domain, const Tiles& tiles, const Source& source,
+                                const AnyView& w_down, const AnyView& w_across) {
+    args.rows = domain.shape[tiles.down];
+    args.columns = domain.shape[tiles.across];
+    args.tile_rows = tiles.rows;
+    args.tile_columns = tiles.columns;
+    args.tiles_down = divide_up(args.rows, tiles.rows);
+    args.tiles_across = divide_up(args.columns, tiles.columns);
+    args.down_part = part_length(tiles.rows);
+    args.across_part = part_length(tiles.columns);
+    args.parts = static_cast<int>(parts_of(tiles.rows, tiles.columns));
 
     Operand* o = args.operands;
-    o[kX] = operand(source.values, domain, down);
-    o[kFactor] = operand(source.factor, domain, down);
-    o[kDownWeights] = operand(w_down, domain, down);
-    o[kAcrossWeights] = operand(w_across, domain, down);
-    o[kOut] = operand(out, domain, down);
-    o[kSum] = operand(epilogue.sum, domain, down);
-    o[kDivisor] = operand(epilogue.reciprocal, domain, down);
-    o[kSupport] = operand(epilogue.support, domain, down);
-    if (!scales.empty()) {
-        o[kDownReciprocal] = operand(scales[a_down ? 0 : 1], domain, down);
-        o[kAcrossReciprocal] = operand(scales[a_down ? 1 : 0], domain, down);
-    }
-    std::int64_t steps[kPlaneOperands], next[kPlaneOperands] = {};
-    if (args.tiles_down > 1) {
-        args.down = take_chunks<C>(queue, domain, down, args.tile_rows);
-        o[kDownCarry] = args.down.layout;
-        o[kDownCarry].step = args.down.layout.strides[across];
-        next[kDownCarry] = args.down.layout.chunk;
-    }
-    if (args.tiles_across > 1) {
-        args.across = take_chunks<C>(queue, domain, across, args.tile_columns);
-        o[kAcrossCarry] = args.across.layout;
-        o[kAcrossCarry].step = args.across.layout.strides[down];
-        next[kAcrossCarry] = args.across.layout.chunk;
-    }
+    o[kX] = operand(source.values, domain, tiles.down);
+    o[kFactor] = operand(source.factor, domain, tiles.down);
+    o[kDownWeights] = operand(w_down, domain, tiles.down);
+    o[kAcrossWeights] = operand(w_across, domain, tiles.down);
+    o[kDownCarry] = args.down.layout;
+    o[kAcrossCarry] = args.across.layout;
+    std::int64_t steps[kPlaneOperands], next[kPlaneOperands];
     for (int k = 0; k < kPlaneOperands; ++k) {
         steps[k] = o[k].step;
-        if (k != kDownCarry && k != kAcrossCarry) next[k] = o[k].strides[across];
+        next[k] = o[k].strides[tiles.across];
     }
+    steps[kDownCarry] = o[kDownCarry].strides[tiles.across];
+    steps[kAcrossCarry] = o[kAcrossCarry].strides[tiles.down];
+    next[kDownCarry] = o[kDownCarry].chunk;
+    next[kAcrossCarry] = o[kAcrossCarry].chunk;
     AnyView outer = domain;
-    outer.shape[down] = outer.shape[across] = 1;
+    outer.shape[tiles.down] = outer.shape[tiles.across] = 1;
     args.planes = arrange(outer, -1, 1, domain, args.operands);
     for (int k = 0; k < kPlaneOperands; ++k) {
         o[k].step = steps[k];
         o[k].chunk = next[k];
     }
+}
+
+template <class C> std::int64_t blocks_of(const PlaneArgs<C>& args) {
+    return args.planes.count * args.tiles_down * args.tiles_across;
+}
+
+// A thread for each part.
+template <class C> int threads_of(const PlaneArgs<C>& args) { return static_cast<int>(divide_up(args.parts, 32)) * 32; }
+
+} // namespace
+
+template <class C> TileCarries<C> make_tile_carries(Queue& queue, const AnyView& domain, const Tiles& tiles,
+                                                    const Source& source, const AnyView& w_down,
+                                                    const AnyView& w_across) {
+    const bool several_down = tiles.rows < domain.shape[tiles.down];
+    const bool several_across = tiles.columns < domain.shape[tiles.across];
+    TileCarries<C> carries;
+    if (!tile_fits<C>(tiles.rows, tiles.columns)) {
+        const auto along = [&](int axis, int length, const AnyView& w) {
+            const Ranges all{0, domain.shape[axis], 0, domain.shape[axis]};
+            return make_carries<C>(queue, domain, axis, length, source, w, all, nullptr, nullptr);
+        };
+        if (several_down) carries.down = along(tiles.down, tiles.rows, w_down);
+        if (several_across) carries.across = along(tiles.across, tiles.columns, w_across);
+        return carries;
+    }
+    if (several_down) carries.down = take_carries<C>(queue, domain, tiles.down, tiles.rows);
+    if (several_across) carries.across = take_carries<C>(queue, domain, tiles.across, tiles.columns);
+    const std::size_t mark = queue.mark();
+    PlaneArgs<C> args{};
+    if (several_down) args.down = take_chunks(queue, domain, tiles.down, tiles.rows, carries.down);
+    if (several_across) args.across = take_chunks(queue, domain, tiles.across, tiles.columns, carries.across);
+    lay_out(args, domain, tiles, source, w_down, w_across);
+    queue.launch(&plane_carries<C>, blocks_of(args), threads_of(args), tile_bytes<C>(tiles.rows, tiles.columns), args);
+    if (several_down) join_chunks<C>(queue, domain, tiles.down, tiles.rows, args.down);
+    if (several_across) join_chunks<C>(queue, domain, tiles.across, tiles.columns, args.across);
+    queue.release(mark);
+    return carries;
+}
+
+template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis_a, int axis_b, const Source& source,
+                                   const AnyView& w_a, const AnyView& w_b, const AnyView& out, int times,
+                                   std::span<const AnyView> scales, const Epilogue& epilogue) {
+    const std::size_t mark = queue.mark();
+    const bool a_down = down_is_a(domain, axis_a, axis_b);
+    const AnyView &w_down = a_down ? w_a : w_b, &w_across = a_down ? w_b : w_a;
+    Tiles tiles{a_down ? axis_a : axis_b, a_down ? axis_b : axis_a, 0, 0};
+    const std::int64_t rows = domain.shape[tiles.down], columns = domain.shape[tiles.across];
+    const bool whole = whole_plane_fits<C>(rows, columns);
+    tiles.rows = static_cast<int>(whole ? rows : divide_up(rows, divide_up(rows, kTile<C>)));
+    tiles.columns = static_cast<int>(whole ? columns : divide_up(columns, divide_up(columns, kTile<C>)));
+
+    PlaneArgs<C> args{};
+    if (!whole) {
+        const TileCarries<C> carries = make_tile_carries<C>(queue, domain, tiles, source, w_down, w_across);
+        args.down = Chunks<C>{carries.down};
+        args.across = Chunks<C>{carries.across};
+    }
+    Operand* o = args.operands;
+    o[kOut] = operand(out, domain, tiles.down);
+    o[kSum] = operand(epilogue.sum, domain, tiles.down);
+    o[kDivisor] = operand(epilogue.reciprocal, domain, tiles.down);
+    o[kSupport] = operand(epilogue.support, domain, tiles.down);
+    if (!scales.empty()) {
+        o[kDownReciprocal] = operand(scales[a_down ? 0 : 1], domain, tiles.down);
+        o[kAcrossReciprocal] = operand(scales[a_down ? 1 : 0], domain, tiles.down);
+    }
+    lay_out(args, domain, tiles, source, w_down, w_across);
     args.fill = static_cast<C>(epilogue.fill);
     args.unsupported = static_cast<C>(epilogue.unsupported);
     args.times = static_cast<C>(times);
@@ -458,28 +541,21 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
     args.residual = epilogue.residual;
     args.divides_alone = epilogue.finish == Finish::divide && times != 0 && epilogue.sum == nullptr &&
                          !epilogue.only_supported && source.factor == nullptr;
-    args.down_part = part_length(args.tile_rows);
-    args.across_part = part_length(args.tile_columns);
-    args.parts = static_cast<int>(parts_of(args.tile_rows, args.tile_columns));
-    const int threads = static_cast<int>(divide_up(args.parts, 32)) * 32;
-    const std::int64_t blocks = args.planes.count * args.tiles_down * args.tiles_across;
-    std::size_t shared = tile_bytes<C>(args.tile_rows, args.tile_columns);
-    if (args.tiles_down > 1 || args.tiles_across > 1) {
-        queue.launch(&plane_carries<C>, blocks, threads, shared, args);
-        if (args.tiles_down > 1) join_chunks<C>(queue, domain, down, args.tile_rows, args.down);
-        if (args.tiles_across > 1) join_chunks<C>(queue, domain, across, args.tile_columns, args.across);
-    }
-    const std::size_t more = sizeof(C) * static_cast<std::size_t>(args.tile_rows * (args.tile_columns | 1));
+    std::size_t shared = tile_bytes<C>(tiles.rows, tiles.columns);
+    const std::size_t more = sizeof(C) * static_cast<std::size_t>(tiles.rows * (tiles.columns | 1));
     args.keeps_values = args.residual && source.factor != nullptr && shared + more <= shared_memory_limit();
     if (args.keeps_values) shared += more;
-    queue.launch(scales.empty() ? &plane_support<C, false> : &plane_support<C, true>, blocks, threads, shared, args);
+    queue.launch(scales.empty() ? &plane_support<C, false> : &plane_support<C, true>, blocks_of(args), threads_of(args),
+                 shared, args);
     queue.release(mark);
 }
 
 #define SGS_INSTANTIATE(C)                                                                                             \
     template bool takes_planes<C>(const AnyView&, int, int);                                                           \
     template void run_planes<C>(Queue&, const AnyView&, int, int, const Source&, const AnyView&, const AnyView&,       \
-                                const AnyView&, int, std::span<const AnyView>, const Epilogue&);
+                                const AnyView&, int, std::span<const AnyView>, const Epilogue&);                       \
+    template TileCarries<C> make_tile_carries<C>(Queue&, const AnyView&, const Tiles&, const Source&, const AnyView&,  \
+                                                 const AnyView&);
 SGS_INSTANTIATE(float)
 SGS_INSTANTIATE(double)
 #undef SGS_INSTANTIATE

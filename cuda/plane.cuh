@@ -16,4 +16,20 @@ template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis
                                    const AnyView& w_a, const AnyView& w_b, const AnyView& out, int times,
                                    std::span<const AnyView> scales, const Epilogue& epilogue);
 
+/// Planes cut into tiles: rows go down axis `down`, columns go along axis `across`.
+struct Tiles {
+    int down, across;
+    int rows, columns; // of a tile
+};
+
+/// What flows into tiles (4); without data along an axis that is not cut.
+template <class C> struct TileCarries {
+    Carries<C> down, across;
+};
+
+/// Of a source, which is read once.
+template <class C> TileCarries<C> make_tile_carries(Queue& queue, const AnyView& domain, const Tiles& tiles,
+                                                    const Source& source, const AnyView& w_down,
+                                                    const AnyView& w_across);
+
 } // namespace sgs::cuda

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "plane.cuh"
 #include "plane_tile.cuh"
 
 namespace sgs::cuda {
@@ -890,19 +891,23 @@ template <class C> void run_planes_backward(Queue& queue, const AnyView& domain,
     o[kAcrossSums] = operand(edges_across, domain, down);
     o[kSupportSums] = operand(supports, domain, down);
     std::int64_t steps[kPlaneBackwardOperands], next[kPlaneBackwardOperands] = {};
-    const auto find_inflow = [&](int axis, int lines, int length, const Source& z, const AnyView& w, Inflow<C>& inflow,
-                                 PlaneBackwardOperand layout) {
-        const Ranges all{0, domain.shape[axis], 0, domain.shape[axis]};
-        const Carries<C> of_x = make_carries<C>(queue, domain, axis, length, x, w, all, nullptr, nullptr);
-        const Carries<C> of_z = make_carries<C>(queue, domain, axis, length, z, w, all, nullptr, nullptr);
-        inflow = {of_x.forward, of_x.backward, of_z.forward, of_z.backward};
-        o[layout] = of_x.layout;
-        o[layout].step = of_x.layout.strides[lines];
-        next[layout] = of_x.layout.chunk;
-    };
-    if (args.tiles_down > 1) find_inflow(down, across, args.tile_rows, z_down, w_down, args.down, kDownCarry);
-    if (args.tiles_across > 1)
-        find_inflow(across, down, args.tile_columns, z_across, w_across, args.across, kAcrossCarry);
+    if (args.tiles_down > 1 || args.tiles_across > 1) {
+        const Tiles tiles{down, across, args.tile_rows, args.tile_columns};
+        const auto carries_of = [&](const Source& source) {
+            return make_tile_carries<C>(queue, domain, tiles, source, w_down, w_across);
+        };
+        const TileCarries<C> of_x = carries_of(x), of_z = carries_of(z_down);
+        const TileCarries<C> of_z_across = scales.empty() ? of_z : carries_of(z_across);
+        const auto set = [&](Inflow<C>& inflow, PlaneBackwardOperand k, int lines, const Carries<C>& from_x,
+                             const Carries<C>& from_z) {
+            inflow = {from_x.forward, from_x.backward, from_z.forward, from_z.backward};
+            o[k] = from_x.layout;
+            o[k].step = from_x.layout.strides[lines];
+            next[k] = from_x.layout.chunk;
+        };
+        if (args.tiles_down > 1) set(args.down, kDownCarry, across, of_x.down, of_z.down);
+        if (args.tiles_across > 1) set(args.across, kAcrossCarry, down, of_x.across, of_z_across.across);
+    }
     for (int k = 0; k < kPlaneBackwardOperands; ++k) {
         steps[k] = o[k].step;
         if (k != kDownCarry && k != kAcrossCarry) next[k] = o[k].strides[across];
