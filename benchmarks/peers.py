@@ -199,7 +199,7 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     row = torch.einsum("ncij,ncik->nijk", query, key)
     height = query.shape[-2]
     # The centre is on both lines and counts in the row only.
-    column = column.masked_fill(torch.eye(height, dtype=torch.bool).unsqueeze(1), float("-inf"))
+    column = column.masked_fill(torch.eye(height, dtype=torch.bool, device=query.device).unsqueeze(1), float("-inf"))
     joint = torch.cat([column, row], -1).softmax(-1)
     column, row = joint[..., :height], joint[..., height:]
     return torch.einsum("nijk,nckj->ncij", column, value) + torch.einsum("nijk,ncik->ncij", row, value)

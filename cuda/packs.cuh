@@ -51,13 +51,14 @@ struct Row {
 };
 
 /// wide(row, column, turn) for every whole pack of 16 aligned bytes that starts there, single(row, column) for the
-/// other elements. Eight threads share a row, all of them a single one. Each starts at another element of its pack in
-/// shared memory, so that the threads of a warp meet no bank twice; a row's neighbours are in neighbouring banks.
-template <class C, class T, class RowAt, class Wide, class Single>
+/// other elements. Eight threads share a row, with `merges` all of them a single one. Each starts at another element of
+/// its pack in shared memory, so that the threads of a warp meet no bank twice; a row's neighbours are in neighbouring
+/// banks.
+template <bool merges, class C, class T, class RowAt, class Wide, class Single>
 __device__ inline void each_pack(int rows, const T* p, const RowAt& row_at, const Wide& wide, const Single& single) {
     constexpr int count = Pack<T>::kCount, banks = sizeof(C) == 8 ? 16 : 32;
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const int team = rows == 1 ? threads : 8;
+    const int team = merges && rows == 1 ? threads : 8;
     for (int r = thread / team; r < rows; r += threads / team) {
         const Row row = row_at(r);
         const auto beyond =
@@ -77,10 +78,10 @@ __device__ inline void each_pack(int rows, const T* p, const RowAt& row_at, cons
 
 /// put(element of shared memory, value) for all elements of the rows that row_at(r) tells, with neighbours `step` apart
 /// in shared memory.
-template <class C, class T, class RowAt, class Put>
+template <bool merges = false, class C, class T, class RowAt, class Put>
 __device__ inline void load_rows(int rows, int step, C* shared, const T* p, const RowAt& row_at, const Put& put) {
     constexpr int count = Pack<T>::kCount;
-    each_pack<C>(
+    each_pack<merges, C>(
         rows, p, row_at,
         [&](const Row& row, int column, int turn) {
             const Pack<T> pack = load_pack(p + row.at + column);
@@ -98,10 +99,10 @@ __device__ inline void load_rows(int rows, int step, C* shared, const T* p, cons
 }
 
 /// The other way.
-template <class C, class T, class RowAt>
+template <bool merges = false, class C, class T, class RowAt>
 __device__ inline void store_rows(int rows, int step, const C* shared, T* p, const RowAt& row_at) {
     constexpr int count = Pack<T>::kCount;
-    each_pack<C>(
+    each_pack<merges, C>(
         rows, p, row_at,
         [&](const Row& row, int column, int turn) {
             const C* from = shared + row.to + column * step;

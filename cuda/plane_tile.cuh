@@ -69,7 +69,7 @@ __device__ inline void load_plane(const Tile& tile, C* shared, const Operand& o,
     with_pointer(o.data, o.dtype, [&](auto data) {
         const auto* p = data + offset;
         in_packs<std::remove_cvref_t<decltype(*p)>>(
-            tile, o, [&](int rows, const auto& row_at) { load_rows(rows, 1, shared, p, row_at, put); },
+            tile, o, [&](int rows, const auto& row_at) { load_rows<true>(rows, 1, shared, p, row_at, put); },
             [&](int row, int column) {
                 put(shared[row * tile.pitch + column], static_cast<C>(widen(p[row * o.step + column * o.chunk])));
             });
@@ -83,7 +83,7 @@ __device__ inline void store_plane(const Tile& tile, const C* shared, const Oper
         using T = std::remove_cvref_t<decltype(*data)>;
         T* p = const_cast<T*>(data) + offset;
         in_packs<T>(
-            tile, o, [&](int rows, const auto& row_at) { store_rows(rows, 1, shared, p, row_at); },
+            tile, o, [&](int rows, const auto& row_at) { store_rows<true>(rows, 1, shared, p, row_at); },
             [&](int row, int column) {
                 narrow(shared[row * tile.pitch + column], p[row * o.step + column * o.chunk]);
             });
