@@ -478,6 +478,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
     if (threadIdx.x == 0) find_tile(args, here);
     for (int at = static_cast<int>(threadIdx.x); at < parts.area; at += static_cast<int>(blockDim.x)) {
         pairs()[at] = Pair<C>{C(0), C(0)};
+        array(kSupport)[at] = C(0);
         if (args.support_sums[0] != nullptr) array(args.support_sums_at)[at] = C(0);
         if (scales && args.support_sums[1] != nullptr) array(args.row_support_sums_at)[at] = C(0);
     }

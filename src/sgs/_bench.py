@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 Call = Callable[[], object]
 Advance = Callable[[], None]  # called after each step of a computation
 
-_SAMPLE_S = 1e-3  # shorter calls are repeated for about as long, then neither the clock nor the first of them matters
+_SAMPLE_S = 2e-3  # shorter calls are repeated for as long, then neither the clock nor threads that wake up matter
 _PAUSE_S = (
     5e-3  # threads of other libraries spin for a few milliseconds after a call, on the cores that the next one needs
 )
@@ -49,7 +49,7 @@ def in_turn(calls: Mapping[str, Call], seconds: float, least: int = 3) -> dict[s
             once = min(once, time.perf_counter() - start)
             if once > 20 * _SAMPLE_S:
                 break
-        repeats[name] = max(1, int(_SAMPLE_S / once))
+        repeats[name] = math.ceil(_SAMPLE_S / once)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while len(rounds[name]) < least or time.perf_counter() < end:
