@@ -203,6 +203,22 @@ def test_growing_weights(device: Device, n: int) -> None:
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-37)
 
 
+def test_weights_on_the_way(device: Device) -> None:
+    """Products of weights that nearly vanish or overflow within a chunk and are near 1 at its end, with all their digits."""
+    n = 192  # chunks of 64
+    w, x = np.ones((2, n - 1), F32), np.zeros((2, n), F32)
+    w[0, 63:95] = w[1, 95:127] = 0.05
+    w[1, 63:95] = w[0, 95:127] = 20
+    x[0, 0], x[1, 0] = 2.0**60, 2.0**-60
+    y = fresh(x.shape, F32)
+    for reverse in (False, True):
+        device.call("scan", x, w, Out(y), 1, reverse, None)
+        expected = reference.scan(x, w, 1, reverse=reverse)
+        if checking():
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=0)
+        x, w = (np.ascontiguousarray(a[:, ::-1]) for a in (x, w))
+
+
 def test_huge_strides(device: Device) -> None:
     """Offsets beyond 2^31 elements, over memory that is never touched in between."""
     if not hasattr(device.module, "set_order"):
@@ -352,6 +368,31 @@ def test_semi_global_filter(
     if layout == "c":  # over x itself, bit for bit the same
         device.call("semi_global_filter", x, weights, Out(x), list(axes), *tail)
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("side", (50, 140))
+def test_nan_in_planes(device: Device, side: int) -> None:
+    """Cut edges stop NaN in planes and their tiles; products too small for any number do not, and hold back all else."""
+    shape = (1, side, side)
+    rng = np.random.default_rng(side)
+    for least, cuts in ((0.5, True), (1e-25, True), (1e-25, False)):
+        x = np.ones(shape, F32)
+        weights = [rng.choice([least, 0.9], fewer(shape, a)).astype(F32) for a in (1, 2)]
+        row, column = side // 2, side // 2 + 1
+        x[0, row, column] = np.nan
+        nan = np.zeros(shape, bool)
+        nan[0, :, column] = nan[0, row] = True
+        if cuts:
+            weights[0][0, 4, column] = weights[0][0, side - 4, column] = 0
+            weights[1][0, row, 2] = weights[1][0, row, side - 6] = 0
+            nan[0, :5, column] = nan[0, side - 3 :, column] = nan[0, row, :3] = nan[0, row, side - 5 :] = False
+        for code in (NONE, CROSS_SUM):
+            y = fresh(shape, F32)
+            device.call("semi_global_filter", x, weights, Out(y), [1, 2], code, False, None, 0.0, None)
+            if checking():
+                np.testing.assert_array_equal(np.isnan(y), nan)
+            expected, _ = block_of(x, weights, [1, 2], code, None)
+            close(y, expected, expected, 2 * side, F32)
 
 
 # One strip of columns and several, the layout of x, KiB of shared memory: whole planes, then tiles.
