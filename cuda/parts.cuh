@@ -67,7 +67,7 @@ template <bool uncut, class C, class At> __device__ inline C walk_backward(const
     return term;
 }
 
-/// Whether a product of weights is what it should be: nothing is cut, and it did not vanish or overflow on the way.
+/// Whether a product of weights of at most 1 is what it should be: nothing is cut, and it did not vanish.
 template <class C> __device__ inline bool is_plain(C product) {
     return product >= least_support<C>() && isfinite(product);
 }

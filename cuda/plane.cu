@@ -317,7 +317,6 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             sum = (own + sum) * element(block, kAcrossReciprocal, row, column) +
                   own * element(block, kDownReciprocal, row, column);
         });
-        __syncthreads();
     }
     {
         const Tile tile = block.tile();
