@@ -10,8 +10,8 @@ namespace sgs::cuda {
 template <class C> bool takes_planes(const AnyView& domain, int axis_a, int axis_b);
 
 /// out = epilogue(times the source plus its support along both axes), or with scales, one for each axis, epilogue(the
-/// sum over axes of scale times source and support); x is read once where a plane fits, else three times. scales are of
-/// the computing type.
+/// sum over axes of scale times source and support); x is read once where a plane fits, else twice. scales are of the
+/// computing type.
 template <class C> void run_planes(Queue& queue, const AnyView& domain, int axis_a, int axis_b, const Source& source,
                                    const AnyView& w_a, const AnyView& w_b, const AnyView& out, int times,
                                    std::span<const AnyView> scales, const Epilogue& epilogue);
