@@ -317,6 +317,7 @@ template <class C, bool scales> __global__ void __launch_bounds__(kMostThreads<C
             sum = (own + sum) * element(block, kAcrossReciprocal, row, column) +
                   own * element(block, kDownReciprocal, row, column);
         });
+        __syncthreads(); // nothing waits for it, but without it sm_120 spills a register
     }
     {
         const Tile tile = block.tile();

@@ -233,6 +233,9 @@ SUBSETS = {
 # where other threads make the second sum.
 THREADS_ALONE = {"line_backward: barrier 5 removed": "test_backward and test_axes and shape3 and float32"}
 
+# Keeps the compiler from holding too much in registers; nothing that threads do depends on it.
+FOR_REGISTERS = {"plane_support: barrier 3 removed"}
+
 
 def barriers() -> list[Fault]:
     faults = []
@@ -245,7 +248,8 @@ def barriers() -> list[Fault]:
             seen[kernel] = seen.get(kernel, 0) + 1
             what = f"barrier {seen[kernel]} removed"
             kind = "threads" if f"{kernel}: {what}" in THREADS_ALONE else "fibers"
-            faults.append(Fault(kernel, what, source.name, match[0], ";", number, kind))
+            if f"{kernel}: {what}" not in FOR_REGISTERS:
+                faults.append(Fault(kernel, what, source.name, match[0], ";", number, kind))
     return faults
 
 
