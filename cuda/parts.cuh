@@ -91,14 +91,6 @@ template <class C> __device__ inline Passage<C> passage_of(const Part<C>& part, 
     return passage;
 }
 
-/// One more edge.
-template <class C> __device__ inline Reach<C> with_edge(Reach<C> reach, C w) {
-    const C product = reach.fraction * w;
-    if (reach.exponent == 0 && is_plain(product)) return Reach<C>{product, 0};
-    extend(reach, w);
-    return reach;
-}
-
 /// Passages of all parts of a tile's lines, in shared memory: part after part, in each line after line.
 template <class C> struct Passages {
     C *forward, *backward, *fractions;

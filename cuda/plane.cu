@@ -354,7 +354,8 @@ template <class C> __device__ inline void put_chunks(const PlaneBlock<C>& block,
     chunks.forward[at] = passage.forward;
     chunks.backward[at] = passage.backward;
     for (int k = 0; k < 2; ++k) {
-        const Reach<C> reach = with_edge(passage.reach, border_edge(block, weights, line, k == 1));
+        Reach<C> reach = passage.reach;
+        extend(reach, border_edge(block, weights, line, k == 1));
         chunks.fractions[k][at] = reach.fraction;
         chunks.exponents[k][at] = reach.exponent;
     }

@@ -190,8 +190,7 @@ PLANTED = [
     Fault("plane_carries", "the same lines for all tiles", "plane.cu", "base + column * o.step + tile_down * o.chunk", "base + tile_down * o.chunk"),
     Fault("plane_carries", "the edge that enters a tile counted for rows alone", "plane.cu", "own_of_column(block, passages, true);", "own_of_column(block, passages, false);"),
     Fault("plane_carries", "the edge that leaves a tile taken for the one that enters", "plane.cu", "line, k == 1)", "line, false)"),
-    Fault("plane_carries", "border edges left out", "parts.cuh", "reach.exponent == 0 && is_plain(product)) return Reach<C>{product, 0};", "reach.exponent == 0 && is_plain(product)) return reach;"),
-    Fault("plane_carries", "a cut border edge passed", "parts.cuh", "extend(reach, w); return reach;", "return reach;"),
+    Fault("plane_carries", "border edges left out", "plane.cu", "extend(reach, border_edge(block, weights, line, k == 1));", ""),
     Fault("plane_support", "the edge behind a tile passed in full", "plane.cu", "b = carried(border_edge(block, weights, place.line, true), chunks.backward[offset]);", "b = chunks.backward[offset];"),
     Fault("plane_backward", "tiles of z take what flows into x", "plane_backward.cu", "{from_x.forward, from_x.backward, from_z.forward, from_z.backward}", "{from_x.forward, from_x.backward, from_x.forward, from_z.backward}"),
     Fault("plane_carries", "tiles along rows joined by none", "plane.cu", "if (several_across) join_chunks", "if (false) join_chunks"),
@@ -211,7 +210,7 @@ PLANTED = [
 
 # Which tests a fault in a file can show in: few enough for a short run.
 PLANES = "(test_semi_global_filter or line_in_planes) and (float32 or float64)"
-PLANES = f"test_forward and (nan_in_planes or test_axes or {PLANES})"
+PLANES = f"test_forward and (nan_in_planes or across_tiles or test_axes or {PLANES})"
 SUBSETS = {
     "lines.cu": "test_lines or cut_edges or growing or on_the_way or along_one_axis or test_axes or (test_semi_global_filter and shape8)",
     "lines.cuh": "test_lines or cut_edges or along_one_axis",

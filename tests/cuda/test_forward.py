@@ -395,6 +395,19 @@ def test_nan_in_planes(device: Device, side: int) -> None:
             close(y, expected, expected, 2 * side, F32)
 
 
+def test_across_tiles(device: Device) -> None:
+    """What crosses whole tiles of a plane, three each way, has lost to the edges within and between them."""
+    shape = (1, 140, 150)
+    rng = np.random.default_rng(3)
+    x = np.zeros(shape, F32)
+    x[0, 0, 0] = x[0, -1, -1] = x[0, 0, -1] = 1
+    weights = [rng.uniform(0.9, 1, fewer(shape, a)).astype(F32) for a in (1, 2)]
+    y = fresh(shape, F32)
+    device.call("semi_global_filter", x, weights, Out(y), [1, 2], NONE, False, None, 0.0, None)
+    expected, _ = block_of(x, weights, [1, 2], NONE, None)
+    close(y, expected, expected, sum(shape), F32)
+
+
 # One strip of columns and several, the layout of x, KiB of shared memory: whole planes, then tiles.
 LINE_PLANES = [
     ((9, 7), "c", 48),
