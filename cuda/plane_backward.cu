@@ -144,11 +144,6 @@ template <class C, class Edge> __device__ inline Reach<C> reach_of(int length, c
     return reach;
 }
 
-/// What f becomes on its way through a part.
-template <class C> __device__ inline C passed(const Reach<C>& r, C f) {
-    return r.exponent == 0 ? carried(r.fraction, f) : through(r, f);
-}
-
 /// F (4) from what is in `flow`, and F before each segment. edge(k) enters step k.
 template <bool plain, class C, class Edge>
 __device__ inline void walk_forward(const Part<C>& part, const Edge& edge, Flow<C>& flow, Starts<C>& starts) {
@@ -311,14 +306,14 @@ template <class C> struct Exchange {
         for (int part = 0; part < own.part; ++part) {
             const int at = part * lines + own.line;
             const Reach<C> r = reach(direction, at);
-            flow.forward_x = array(0)[at] + passed(r, flow.forward_x);
-            flow.forward_z = array(1)[at] + passed(r, flow.forward_z);
+            flow.forward_x = array(0)[at] + through(r, flow.forward_x);
+            flow.forward_z = array(1)[at] + through(r, flow.forward_z);
         }
         for (int part = count - 1; part > own.part; --part) {
             const int at = part * lines + own.line;
             const Reach<C> r = reach(direction, at);
-            flow.back_x = array(2)[at] + passed(r, flow.back_x);
-            flow.back_z = array(3)[at] + passed(r, flow.back_z);
+            flow.back_x = array(2)[at] + through(r, flow.back_x);
+            flow.back_z = array(3)[at] + through(r, flow.back_z);
         }
     }
 };
