@@ -36,23 +36,18 @@ template <int metric, class V> __attribute__((always_inline)) inline V add_dista
     return d + difference * difference;
 }
 
-// 2^t as step.h has it, rounding and scaling in one instruction each where there are such. (All lanes of a mask:
-// without one, GCC 12 warns of its own header.)
+// 2^t as step.h has it, with one instruction each where there are such for the nearest integer, what is left beside it
+// (0 for -inf) and scaling. (All lanes of a mask: without one, GCC 12 warns of its own header.)
 template <class C> __attribute__((always_inline)) inline Vec<C> power_of_two(Vec<C> t) {
 #if defined(__AVX512F__)
     constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     if constexpr (sizeof(C) == sizeof(float)) {
-        // The second operand where one is NaN.
-        const __m512 bounded =
-            _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(Exponent<C>::least), __builtin_bit_cast(__m512, t));
-        const __m512 k = _mm512_maskz_roundscale_ps(0xffff, bounded, nearest);
-        const Vec<C> p = exp2_fraction<C>(__builtin_bit_cast(Vec<C>, bounded) - __builtin_bit_cast(Vec<C>, k));
+        const __m512 v = __builtin_bit_cast(__m512, t), k = _mm512_maskz_roundscale_ps(0xffff, v, nearest);
+        const Vec<C> p = exp2_fraction<C>(__builtin_bit_cast(Vec<C>, _mm512_maskz_reduce_ps(0xffff, v, nearest)));
         return __builtin_bit_cast(Vec<C>, _mm512_maskz_scalef_ps(0xffff, __builtin_bit_cast(__m512, p), k));
     } else {
-        const __m512d bounded =
-            _mm512_maskz_max_pd(0xff, _mm512_set1_pd(Exponent<C>::least), __builtin_bit_cast(__m512d, t));
-        const __m512d k = _mm512_maskz_roundscale_pd(0xff, bounded, nearest);
-        const Vec<C> p = exp2_fraction<C>(__builtin_bit_cast(Vec<C>, bounded) - __builtin_bit_cast(Vec<C>, k));
+        const __m512d v = __builtin_bit_cast(__m512d, t), k = _mm512_maskz_roundscale_pd(0xff, v, nearest);
+        const Vec<C> p = exp2_fraction<C>(__builtin_bit_cast(Vec<C>, _mm512_maskz_reduce_pd(0xff, v, nearest)));
         return __builtin_bit_cast(Vec<C>, _mm512_maskz_scalef_pd(0xff, __builtin_bit_cast(__m512d, p), k));
     }
 #else

@@ -158,12 +158,13 @@ void load(C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first,
     }
 }
 
-// Brings rows in that are needed soon, a part with each panel, in the order of memory: the rows of an image are so many
-// streams that neither the processor nor requests panel by panel keep up with them. kRows rows from `first` on, which
-// may be before those of v; the parts of `panels` panels from `begin` on.
+// Brings rows in that are needed soon, in `parts` parts from `begin` on, in the order of memory: the rows of an image
+// are so many streams that neither the processor nor requests panel by panel keep up with them. Parts are small and
+// spread over the work of a panel, since a core that has about a dozen lines on their way waits for one of them before
+// it asks for more. kRows rows from `first` on, which may be before those of v.
 template <int write> class Soon {
   public:
-    Soon(const PlaneRows& v, std::int64_t first, std::int64_t panels, std::int64_t begin = 0) : v_(v) {
+    Soon(const PlaneRows& v, std::int64_t first, std::int64_t parts, std::int64_t begin = 0) : v_(v) {
         const std::int64_t rows = v.rows - first < kRows ? v.rows - first : kRows;
         if (v.data == nullptr || rows <= 0 || !(v.mixed || v.column_stride == 1)) return;
         const std::int64_t item = item_bytes(v.dtype);
@@ -172,12 +173,12 @@ template <int write> class Soon {
         step_ = v.row_stride * item;
         first_ = first * step_;
         const std::int64_t planes = v.mixed ? 1 : v.planes, lines = (length_ + kLine - 1) / kLine;
-        part_ = (planes * rows * lines + panels - 1) / panels;
+        part_ = (planes * rows * lines + parts - 1) / parts;
         rows_left_ = planes * rows - begin * part_ / lines;
         at_ = begin * part_ % lines * kLine;
         if (rows_left_ > 0) enter(begin * part_ / lines);
     }
-    void part() {
+    __attribute__((nothrow)) void part() { // as in vector.h
         for (std::int64_t left = part_; left > 0 && rows_left_ > 0;) {
             const std::int64_t rest = (length_ - at_ + kLine - 1) / kLine, count = rest < left ? rest : left;
             for (std::int64_t k = 0; k < count; ++k) __builtin_prefetch(row_ + at_ + k * kLine, write, 2);
@@ -200,7 +201,7 @@ template <int write> class Soon {
     }
     static constexpr std::int64_t kLine = 64; // bytes
     PlaneRows v_;
-    std::int64_t rows_ = 0, length_ = 0, step_ = 0, first_ = 0, part_ = 0; // of a plane; bytes; lines with each panel
+    std::int64_t rows_ = 0, length_ = 0, step_ = 0, first_ = 0, part_ = 0; // of a plane; bytes; lines of a part
     std::int64_t plane_ = 0, done_ = 0, at_ = 0, rows_left_ = 0;           // rows of the plane, bytes of the row
     const char* row_ = nullptr;
 };
@@ -522,10 +523,13 @@ template <class F> void choose(bool cuts, bool ones, const F& run) {
         ones ? run.template operator()<false, true>() : run.template operator()<false, false>();
 }
 
+// Rows of n planes for each part of what is asked for, of 12 to 16 lines.
+constexpr int rows_of_part(int n) { return n < 3 ? kRows / n : 4; }
+
 // A whole panel of flow_through for n planes without gaps in their rows that are their own guide: a row's weights are
 // made of it and the row before, so that nothing else leaves the registers.
-template <class C, bool downward, int metric, int n>
-void flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* to, std::int64_t stride) {
+template <class C, bool downward, int metric, int n> void
+flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* to, std::int64_t stride, Soon<0>& next_x) {
     const Fall<C> fall(b.steps[0], b.scales[0]);
     const int fields = b.makes_support ? n + 1 : n;
     for (std::int64_t j = first; j < first + kRows; j += kWidth<C>) {
@@ -538,16 +542,20 @@ void flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* 
             for (int k = 0; k < n; ++k) d = add_distance<metric>(d, u[k] - v[k]);
             return weight<C, metric == 0>(d, fall);
         };
-        Vec<C> before[n], now[n], flow[n + 1] = {};
+        Vec<C> before[n] = {}, now[n], flow[n + 1] = {};
         for (int k = 0; k < fields; ++k) flow[k] = load_vector(from + k * stride + j);
         if (!downward) load_row(kRows, before);
-        for (int i = 0; i < kRows; ++i) {
-            load_row(downward ? i : kRows - 1 - i, now);
-            const Vec<C> w = downward && i == 0 ? load_vector(b.entering + j) : weight_between(now, before);
-            if (!downward && i == 0) store_vector(b.leaving + j, w);
+        for (int part = 0; part < kRows; part += rows_of_part(n)) {
+            next_x.part();
+            for (int i = part; i < part + rows_of_part(n); ++i) {
+                load_row(downward ? i : kRows - 1 - i, now);
+                const Vec<C> w = downward && i == 0 ? load_vector(b.entering + j) : weight_between(now, before);
+                if (!downward && i == 0) store_vector(b.leaving + j, w);
 #pragma GCC unroll 5
-            for (int k = 0; k <= n; ++k) flow[k] = (k < n ? now[k] : splat(C(1))) + w * across_edge<true>(w, flow[k]);
-            for (int k = 0; k < n; ++k) before[k] = now[k];
+                for (int k = 0; k <= n; ++k)
+                    flow[k] = (k < n ? now[k] : splat(C(1))) + w * across_edge<true>(w, flow[k]);
+                for (int k = 0; k < n; ++k) before[k] = now[k];
+            }
         }
         for (int k = 0; k < fields; ++k) store_vector(to + k * stride + j, flow[k]);
         if (!downward) continue;
@@ -574,17 +582,17 @@ template <class C, bool downward> FlowAtOnce<C, downward> flow_at_once_of(const 
 template <class C, bool downward> void flow_through(const ImageBlock<C>& b, const C* from, C* to, std::int64_t stride) {
     constexpr int n = kWidth<C>;
     const Panels<C> panels(b);
-    Soon<0> next_x(b.x, b.next, panels.count), next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, panels.count);
     const auto at_once = flow_at_once_of<C, downward>(b);
+    const std::int64_t parts =
+        panels.count * (at_once != nullptr ? kVectors<C> * kRows / rows_of_part(panels.planes) : panels.fields);
+    Soon<0> next_x(b.x, b.next, parts), next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, parts);
     alignas(64) C w[kTile + kRows]; // of the edges that enter each row and leave the last
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t first = p * kRows;
-        next_x.part();
-        next_guide.part();
         fetch_flow<0>(from, panels.fields, stride, first);
         fetch_flow<1>(to, panels.fields, stride, first);
         if (at_once != nullptr && first + kRows <= b.width) {
-            at_once(b, first, from, to, stride);
+            at_once(b, first, from, to, stride, next_x);
             continue;
         }
         C* const tiles = panels.tile(0); // one after the other
@@ -592,6 +600,8 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
         const bool cuts_here = weights_to_rows(b, panels, p, tiles, b.linked ? b.rows : b.rows - 1, downward, w);
         if (b.linked) copy_in(w + kTile, 0, b.leaving + first, 1);
         for (int field = 0; field < panels.fields; ++field) {
+            next_x.part();
+            next_guide.part();
             const C* const x = tiles + field * kTaller;
             choose(cuts_here, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
                 for (int j = 0; j < kRows; j += n) {
@@ -640,16 +650,16 @@ template <class C> C* checkpoint(const Panels<C>& panels, std::int64_t p, int fi
 
 template <class C> void bring_in(const ImageBlock<C>& b) {
     const Panels<C> panels(b);
-    Soon<1> y(b.streams ? PlaneRows{} : b.y, 0, panels.count);
+    Soon<1> y(b.streams ? PlaneRows{} : b.y, 0, panels.count * panels.fields);
     for (int k = 0; k < panels.fields * kRows; ++k) panels.carry[k] = C(0);
     for (std::int64_t p = panels.count - 1; p >= 0; --p) {
-        y.part();
         C* const tiles = panels.tile(p);
         load_trusted(b, panels, p, kRows, tiles);
         C* const across = panels.across + p * kTile;
         const bool cuts_here = weights_across(b, panels, p, across);
         panels.cuts[p] = cuts_here ? C(1) : C(0);
         for (int field = 0; field < panels.fields; ++field) {
+            y.part();
             C* const carry = panels.carry + field * kRows;
             for (int k = 0; k < kRows; ++k) checkpoint(panels, p, field)[k] = carry[k];
             choose(cuts_here, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
@@ -664,14 +674,13 @@ template <class C>
 void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int64_t begin, std::int64_t end) {
     const Panels<C> panels(b);
     // Not before now, when the rows of x themselves have been read: both are too much for L2.
-    Soon<0> next_x(b.x, b.next, panels.count, begin);
-    Soon<0> next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, panels.count, begin);
+    const std::int64_t parts = panels.count * panels.fields;
+    Soon<0> next_x(b.x, b.next, parts, begin * panels.fields);
+    Soon<0> next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, parts, begin * panels.fields);
     constexpr C nothing_before[kRows] = {};
     alignas(64) C reciprocals[kTile], down[kTile + kRows], unused[kRows];
     for (std::int64_t p = begin; p < end; ++p) {
         const std::int64_t first = p * kRows;
-        next_x.part();
-        next_guide.part();
         fetch_flow<0>(flows.above, panels.fields, flows.stride, first);
         fetch_flow<0>(flows.below, panels.fields, flows.stride, first);
         C* const tiles = panels.tile(p);
@@ -680,6 +689,8 @@ void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int6
         const bool any = weights_to_rows(b, panels, p, tiles, b.rows - 1, true, down) || panels.cuts[p] != C(0) ||
                          (p > 0 && panels.cuts[p - 1] != C(0));
         const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
+            next_x.part();
+            next_guide.part();
             C* const above = flows.above + field * flows.stride + first;
             C* const below = flows.below + field * flows.stride + first;
             choose(any, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
