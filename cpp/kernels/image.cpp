@@ -553,7 +553,7 @@ flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* to, s
                 if (!downward && i == 0) store_vector(b.leaving + j, w);
 #pragma GCC unroll 5
                 for (int k = 0; k <= n; ++k)
-                    flow[k] = (k < n ? now[k] : splat(C(1))) + w * across_edge<true>(w, flow[k]);
+                    flow[k] = fused(w, across_edge<true>(w, flow[k]), k < n ? now[k] : splat(C(1)));
                 for (int k = 0; k < n; ++k) before[k] = now[k];
             }
         }
