@@ -433,7 +433,7 @@ template <class C, bool cuts, bool ones> void leave_left(const C* x, const C* w,
 #pragma GCC unroll 16
         for (int j = kRows - 1; j >= 0; --j) {
             const Vec<C> weight = load_vector(w + j * kRows + r);
-            b = v[j] + weight * across_edge<cuts>(weight, b);
+            b = fused(weight, across_edge<cuts>(weight, b), v[j]);
         }
         store_vector(backward + r, b);
     }
@@ -459,13 +459,13 @@ __attribute__((always_inline)) inline void filter_panel(const C* x, const C* acr
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
             const int j = kRows - 1 - i;
-            f = v[i] + weight * across_edge<cuts>(weight, f);
+            f = fused(weight, across_edge<cuts>(weight, f), v[i]);
             weight = load_vector(across + i * kRows + r);
-            sums[i] = i < j ? f : f + weight * sums[i];
+            sums[i] = i < j ? f : fused(weight, sums[i], f);
             const Vec<C> after = load_vector(across + j * kRows + r);
             b = across_edge<cuts>(after, b);
-            sums[j] = i < j ? b : sums[j] + after * b;
-            b = v[j] + after * b;
+            sums[j] = i < j ? b : fused(after, b, sums[j]);
+            b = fused(after, b, v[j]);
         }
         store_vector(forward + r, f);
 #pragma GCC unroll 16
@@ -482,10 +482,10 @@ __attribute__((always_inline)) inline void filter_panel(const C* x, const C* acr
             const Vec<C> enters = load_vector(down + top), leaves = load_vector(down + bottom + kRows);
             f = across_edge<cuts>(enters, f);
             b = across_edge<cuts>(leaves, b);
-            at = at + enters * f;
-            opposite = opposite + leaves * b;
-            f = value(top) + enters * f;
-            b = value(bottom) + leaves * b;
+            at = fused(enters, f, at);
+            opposite = fused(leaves, b, opposite);
+            f = fused(enters, f, value(top));
+            b = fused(leaves, b, value(bottom));
             if (i >= kRows / 2) {
                 finish(at, top);
                 finish(opposite, bottom);
@@ -611,7 +611,7 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
                         const int r = downward ? i : kRows - 1 - i;
                         const Vec<C> weight = load_vector(w + (downward ? r : r + 1) * kRows + j);
                         const Vec<C> value = ones ? splat(C(1)) : load_vector(x + r * kRows + j);
-                        flow = value + weight * across_edge<cuts>(weight, flow);
+                        flow = fused(weight, across_edge<cuts>(weight, flow), value);
                     }
                     store_vector(to + field * stride + first + j, flow);
                 }
