@@ -43,7 +43,7 @@ template <class C> bool finds_support(const PlaneSet<C>& p) {
 
 template <class C> class Image {
   public:
-    explicit Image(const PlaneSet<C>& p)
+    Image(const PlaneSet<C>& p, int threads)
         : p_(p), guide_planes_(p.o.guide ? p.o.guide->channels : 0), pitch_(whole_vectors(p.width)),
           fields_(p.group_size + (finds_support(p) ? 1 : 0)) {
         const Operands& o = p.o;
@@ -82,7 +82,8 @@ template <class C> class Image {
         b.supported_only = o.confidence.has_value();
         b.residual = o.filter.residual;
         const std::int64_t block_bytes = kRows * p.width * p.group_size * static_cast<std::int64_t>(sizeof(C));
-        b.streams = p.outgrows_caches() && (b.y.mixed || b.y.column_stride == 1) && block_bytes >= kStreamedBlock;
+        const bool pays = b.y.mixed ? !cores_are_the_limit(threads) : b.y.column_stride == 1;
+        b.streams = p.outgrows_caches() && pays && block_bytes >= kStreamedBlock;
     }
 
     std::int64_t pitch() const { return pitch_; }
@@ -220,7 +221,7 @@ template <class C> class Halves {
 } // namespace
 
 template <class C> void filter_image(const PlaneSet<C>& p, const Options& options) {
-    const Image<C> image(p);
+    const Image<C> image(p, options.num_threads);
     const std::int64_t groups = p.planes / p.group_size;
     struct Scratch {
         explicit Scratch(const Image<C>& image) : memory(image.scratch()) {}

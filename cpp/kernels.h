@@ -259,6 +259,7 @@ template <class C> struct RowLines {
     C *forward, *backward; // [kRows] F before the first step, B after the last; left as the next part needs it
     C *ones_forward, *ones_backward; // the same of ones
     C* y;                            // [kRows][steps] the result, and kRows elements of scratch
+    const void* written;             // where it goes soon, if that is one piece that is to be asked for, else null
     bool cuts, reverse;
     bool residual; // x is added to what is divided
 };
@@ -271,9 +272,11 @@ template <class C> struct ColumnLines {
     std::int64_t ahead; // elements from x to what is needed soon
     const C* links;     // [steps + 1][pitch], or [steps + 1] where the lines share their weights
     std::int64_t pitch;
-    C* forward;  // [.][width_pitch] F before every `deep` steps; for scans two rows by turns
-    C* backward; // [2][width_pitch] B after the steps k deep in row k % 2
-    C* y;        // [kRows][width] the result of up to kRows steps
+    C* forward;                // [.][width_pitch] F before every `deep` steps; for scans two rows by turns
+    C* backward;               // [2][width_pitch] B after the steps k deep in row k % 2
+    C* y;                      // [kRows][width] the result of up to kRows steps
+    const void* written;       // where its first row goes soon, if that is to be asked for, else null
+    std::int64_t written_step; // elements
     bool cuts, shared, reverse;
 };
 

@@ -84,7 +84,7 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
         std::clamp<std::int64_t>(task_size / (n * std::min(plan.width, plan.strip)), 1, items);
     const std::int64_t tasks = (items + per_task - 1) / per_task;
     const bool same_type = y.dtype == dtype_of<C>::value;
-    const bool large = same_type && y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;
+    const Writing<C> writing(y, options);
     const std::int64_t x_step = x.strides[job.axis], y_step = y.strides[job.axis], w_step = job.w.strides[job.axis];
     const bool whole_lines = y_step * static_cast<std::int64_t>(sizeof(C)) % 64 == 0; // from row to row
     const LineKernels<C>& kernel = kernels<C>().line;
@@ -156,11 +156,16 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
                     const std::int64_t first = k * part + from + (p.reverse ? rows - 1 : 0), step = std::abs(y_step);
                     void* target = y.at(offset(y) + first * y_step);
                     p.y = same_type ? aligned_like(s.y.get(), target) : s.y.get();
+                    // Rows that are far apart are too many streams to be asked for.
+                    const bool long_rows = p.width * static_cast<std::int64_t>(sizeof(C)) >= kLongPiece;
+                    const bool stream = step == p.width && !long_rows
+                                            ? writing.past_caches
+                                            : writing.outgrows_caches && (whole_lines || long_rows);
+                    p.written = writing.asked_for && !stream ? target : nullptr;
+                    p.written_step = step;
                     kernel_of_rows[dtype](p, from, rows);
                     std::int64_t offsets[kRows];
                     for (std::int64_t r = 0; r < rows; ++r) offsets[r] = r * step;
-                    const bool stream = large && (step == p.width || whole_lines ||
-                                                  p.width * static_cast<std::int64_t>(sizeof(C)) >= kLongPiece);
                     kernel.write_rows[dtype](p.y, rows, p.width, target, offsets, stream);
                 }
             };

@@ -5,6 +5,7 @@
 #include "filter.h"
 #include "lines.h"
 #include "parallel.h"
+#include "past_caches.h"
 
 namespace sgs {
 
@@ -32,9 +33,8 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
 /// Runs the job if its lines lie side by side in memory, else returns false.
 template <class C> bool run_column_lines(const LineJob& job, const Options& options);
 
-constexpr std::int64_t kPartSteps = 1024;       // longer lines are taken in parts
-constexpr std::int64_t kBeyondCaches = 1 << 24; // bytes of y that are best written past the caches
-constexpr std::int64_t kLongPiece = 2048;       // bytes of a piece of y that loses little by its ragged ends
+constexpr std::int64_t kPartSteps = 1024; // longer lines are taken in parts
+constexpr std::int64_t kLongPiece = 2048; // bytes of a piece of y that loses little by its ragged ends
 
 /// Some dimensions of an array, from the innermost on.
 struct SomeDims {
@@ -74,6 +74,20 @@ struct SomeDims {
             }
         }
     }
+};
+
+/// How y is best written.
+template <class C> struct Writing {
+    Writing(const AnyView& y, const Options& options)
+        : outgrows_caches(bytes(y) >= kBeyondCaches && y.dtype == dtype_of<C>::value),
+          past_caches(outgrows_caches && !cores_are_the_limit(options.num_threads)),
+          asked_for(bytes(y) >= kBeyondCore) {}
+    bool outgrows_caches; // and is stored as it is computed
+    bool past_caches;     // where that is in pieces that are worth it
+    bool asked_for;       // its lines, while there are sums to make, where they are not written past the caches
+
+  private:
+    static std::int64_t bytes(const AnyView& y) { return y.size() * static_cast<std::int64_t>(item_size(y.dtype)); }
 };
 
 /// A place in scratch, with room for kRows elements before, that is aligned as `target` is.

@@ -86,9 +86,10 @@ std::int64_t extent_of(const AnyView& v) {
 // One bundle of lines after the other, by one thread.
 template <class C> class RowWalk {
   public:
-    RowWalk(const LineJob& job, const RowPlan& plan, std::int64_t unit, std::int64_t part, RowScratch<C>& scratch)
+    RowWalk(const LineJob& job, const RowPlan& plan, std::int64_t unit, std::int64_t part, const Writing<C>& writing,
+            RowScratch<C>& scratch)
         : job_(job), plan_(plan), unit_(unit), extent_(extent_of(job.x)), n_(job.x.shape[job.axis]), part_(part),
-          parts_((n_ + part - 1) / part), s_(scratch) {
+          parts_((n_ + part - 1) / part), writing_(writing), s_(scratch) {
         p_.links = s_.links.get();
         p_.values = s_.values.get();
         p_.sums = s_.sums.get();
@@ -100,8 +101,6 @@ template <class C> class RowWalk {
         p_.residual = job.residual;
         p_.reverse = job.kind == LineJob::Kind::reverse_scan;
         p_.ahead = plan.repeats.count > 0 ? job.x.strides[plan.repeats.dims[0]] : n_ * kRows;
-        const bool same_type = job.y.dtype == dtype_of<C>::value;
-        large_ = same_type && job.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;
         if (plan.period != 0 && s_.linked_to != unit) link_period();
     }
 
@@ -229,17 +228,20 @@ template <class C> class RowWalk {
         void* target = job_.y.at(k * part_ + y_shift_);
         const bool same_type = job_.y.dtype == dtype_of<C>::value;
         p_.y = same_type ? aligned_like(s_.y.get(), static_cast<C*>(target) + to_[0]) : s_.y.get();
+        const bool dense = dense_ && p_.steps == n_;
+        const bool stream =
+            writing_.past_caches && (dense || p_.steps * static_cast<std::int64_t>(sizeof(C)) >= kLongPiece);
+        p_.written = writing_.asked_for && dense && !stream ? job_.y.at(to_[0] + y_shift_) : nullptr;
         kernel[dtype()](p_);
-        const bool whole = (dense_ && p_.steps == n_) || p_.steps * static_cast<std::int64_t>(sizeof(C)) >= kLongPiece;
-        line().write_rows[dtype()](p_.y, count_, p_.steps, target, to_, large_ && whole);
+        line().write_rows[dtype()](p_.y, count_, p_.steps, target, to_, stream);
     }
 
     const LineJob& job_;
     const RowPlan& plan_;
     const std::int64_t unit_, extent_, n_, part_, parts_;
+    const Writing<C> writing_;
     RowScratch<C>& s_;
     RowLines<C> p_{};
-    bool large_;
     std::int64_t bundle_ = -1, count_ = 0, readable_ = 0, x_shift_ = 0, y_shift_ = 0;
     bool dense_ = false; // the bundle's lines follow one another in y
     std::int64_t to_[kRows];
@@ -265,12 +267,13 @@ template <class C> bool run_row_lines(const LineJob& job, const Options& options
     const std::int64_t per_task = std::clamp<std::int64_t>(kTaskSize / (n * kRows), 1, items);
     const std::int64_t tasks_per_unit = (items + per_task - 1) / per_task;
     const std::int64_t tasks = plan.units.product * tasks_per_unit;
+    const Writing<C> writing(y, options);
     const PerWorker<RowScratch<C>> scratch(tasks, options, part, (n + part - 1) / part, job.normalized,
                                            job.guide != nullptr);
     CancelFlag cancel(options);
 
     parallel_for(tasks, options, [&](std::int64_t task, int worker) {
-        RowWalk<C> walk(job, plan, task / tasks_per_unit, part, scratch[worker]);
+        RowWalk<C> walk(job, plan, task / tasks_per_unit, part, writing, scratch[worker]);
         const std::int64_t begin = task % tasks_per_unit * per_task, end = std::min(items, begin + per_task);
         for (std::int64_t item = begin; item < end; ++item) {
             cancel.check(worker);

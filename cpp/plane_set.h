@@ -6,6 +6,7 @@
 
 #include "filter.h"
 #include "lines.h"
+#include "past_caches.h"
 
 namespace sgs {
 
@@ -18,7 +19,6 @@ inline std::int64_t padded_pitch(std::int64_t width) {
     return pitch % 128 == 0 ? pitch + kRows : pitch;
 }
 
-constexpr std::int64_t kStreamed = 1 << 24;      // bytes of y
 constexpr std::int64_t kFewestSideBySide = 12;   // planes
 constexpr std::int64_t kWidestSideBySide = 4096; // columns, of which so many planes take much memory
 
@@ -128,7 +128,7 @@ template <class C> class PlaneSet {
     }
     /// Whether y, stored as it is computed, is more than the caches keep.
     bool outgrows_caches() const {
-        return o.y.dtype == dtype_of<C>::value && o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kStreamed;
+        return o.y.dtype == dtype_of<C>::value && o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;
     }
     /// Whether the planes of y are best written past the caches, which are too small to keep y: each in one piece,
     /// since half a line of memory would have to be read.

@@ -54,6 +54,16 @@ __attribute__((always_inline)) inline void fetch_square(const S* x, const std::i
     for (int k = 0; k < kWidth<C>; ++k) __builtin_prefetch(x + offsets[k], 0, 2);
 }
 
+// Asks for where as much as the square at step j of the lines from `group` on goes.
+template <class C, class S>
+__attribute__((always_inline)) inline void fetch_written(const RowLines<C>& p, int group, std::int64_t j) {
+    constexpr int n = kWidth<C>, bytes = n * n * static_cast<int>(sizeof(S));
+    if (p.written == nullptr) return;
+    const char* const to = reinterpret_cast<const char*>(static_cast<const S*>(p.written) + group * p.steps + j * n);
+#pragma GCC unroll 16
+    for (int k = 0; k < bytes; k += 64) __builtin_prefetch(to + k, 1, 2);
+}
+
 // A square of kWidth steps of kWidth lines, transposed in registers: v[k] is step k.
 template <class C, class S>
 __attribute__((always_inline)) inline void load_square(Vec<C>* v, const S* x, const std::int64_t* offsets) {
@@ -178,6 +188,7 @@ template <class C, class S, bool cuts, bool normalized> void filter_rows(const R
             p, g,
             [&](std::int64_t j, const Vec<C>* v) __attribute__((always_inline)) {
                 if (!fetch_late) fetch_square<C>(soon + j, p.offsets + g);
+                fetch_written<C, S>(p, g, j);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) {
                     if (k % apart == 0) keep(kept_at<C>(j + k));
@@ -269,6 +280,7 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
             for (std::int64_t j = p.steps - few - n; j >= 0; j -= n) {
                 Vec<C> v[n];
                 fetch_square<C>(x + p.ahead + j, offsets);
+                fetch_written<C, S>(p, g, j);
                 load_square<C>(v, x + j, offsets);
 #pragma GCC unroll 16
                 for (int k = n - 1; k >= 0; --k) v[k] = next(j + k, v[k]);
@@ -281,6 +293,7 @@ template <class C, class S, bool cuts> void scan_rows(const RowLines<C>& block) 
             for (std::int64_t j = few; j < p.steps; j += n) {
                 Vec<C> v[n];
                 fetch_square<C>(x + p.ahead + j, offsets);
+                fetch_written<C, S>(p, g, j);
                 load_square<C>(v, x + j, offsets);
 #pragma GCC unroll 16
                 for (int k = 0; k < n; ++k) v[k] = next(j + k, v[k]);
@@ -354,6 +367,12 @@ __attribute__((always_inline)) inline Vec<C> column_link(const ColumnLines<C>& p
     return load_vector(p.links + i * p.pitch + j);
 }
 
+// Asks for where vector j of row r goes.
+template <class C, class S>
+__attribute__((always_inline)) inline void fetch_written(const ColumnLines<C>& p, std::int64_t r, std::int64_t j) {
+    if (p.written != nullptr) __builtin_prefetch(static_cast<const S*>(p.written) + r * p.written_step + j, 1, 2);
+}
+
 // f(j) for every vector of the width; the last overlaps.
 template <class C, class F> void each_vector(std::int64_t width, const F& f) {
     std::int64_t j = 0;
@@ -414,6 +433,7 @@ void filter_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t
                                links[r] = column_link<C, shared>(p, first + r, j);
                                const S* at = x + (first + r) * p.step + j;
                                __builtin_prefetch(at + p.ahead, 0, 2);
+                               fetch_written<C, S>(p, first - from + r, j);
                                values[r] = load_as<C>(at);
                                sums[r] = f = arrive<cuts>(values[r], links[r], f);
                            }
@@ -449,6 +469,7 @@ void scan_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t s
                            for (int r = 0; r < count; ++r) {
                                const std::int64_t i = first + r;
                                f = arrive<cuts>(load_as<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
+                               fetch_written<C, S>(p, i - from, j);
                                store_vector(y + (i - from) * y_step + j, f);
                            }
                            store_vector(after + j, f);

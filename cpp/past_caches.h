@@ -1,0 +1,16 @@
+// When results are best written past the caches.
+#pragma once
+
+#include <cstdint>
+
+namespace sgs {
+
+/// Bytes of results that the caches do not keep: written past them, these need not be read before.
+constexpr std::int64_t kBeyondCaches = 1 << 24;
+/// And that no core keeps for itself.
+constexpr std::int64_t kBeyondCore = 1 << 20;
+
+/// Whether so many threads rather ask for the lines that they are going to write.
+bool cores_are_the_limit(int threads);
+
+} // namespace sgs
