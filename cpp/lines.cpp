@@ -49,9 +49,14 @@ Lines::Lines(const AnyView& x, int axis, const AnyView* w)
     if (w != nullptr && x.strides[axis] == 1)
         std::stable_partition(order_.dims.begin(), order_.dims.begin() + order_.count,
                               [&](int d) { return w->strides[d] == 0; });
-    for (int k = 0; k < order_.count; ++k) {
-        shape_[k] = x.shape[order_.dims[k]];
-        lines_ *= shape_[k];
+    const DimOrder all = order_;
+    order_.count = 0;
+    for (int k = 0; k < all.count; ++k) {
+        const int d = all.dims[k];
+        if (x.shape[d] == 1) continue;
+        shape_[order_.count] = x.shape[d];
+        order_.dims[order_.count++] = d;
+        lines_ *= x.shape[d];
     }
 }
 
@@ -60,20 +65,28 @@ int Lines::lanes(std::int64_t tile) const {
 }
 
 void Lines::offsets(const AnyView& operand, std::int64_t tile, std::int64_t* out) const {
-    std::array<std::int64_t, kMaxDims> index{};
-    std::array<std::int64_t, kMaxDims> stride{};
-    std::int64_t rest = tile * kLanes;
-    std::int64_t offset = 0;
+    const int count = lanes(tile);
+    if (order_.count == 0) {
+        out[0] = 0;
+        return;
+    }
+    std::int64_t index[kMaxDims], stride[kMaxDims], rest = tile * kLanes, offset = 0;
     for (int k = 0; k < order_.count; ++k) {
         stride[k] = operand.strides[order_.dims[k]];
         index[k] = rest % shape_[k];
         rest /= shape_[k];
         offset += index[k] * stride[k];
     }
-    const int count = lanes(tile);
-    for (int l = 0; l < count; ++l) {
-        out[l] = offset;
-        for (int k = 0; k < order_.count; ++k) {
+    for (int l = 0; l < count;) {
+        // Along the first dimension to its end, then a step along the next.
+        const std::int64_t left = shape_[0] - index[0];
+        for (const int end = static_cast<int>(std::min<std::int64_t>(count, l + left)); l < end; ++l) {
+            out[l] = offset;
+            offset += stride[0];
+        }
+        offset -= shape_[0] * stride[0];
+        index[0] = 0;
+        for (int k = 1; k < order_.count; ++k) {
             offset += stride[k];
             if (++index[k] < shape_[k]) break;
             offset -= index[k] * stride[k];

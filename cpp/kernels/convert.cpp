@@ -1,7 +1,6 @@
 // Tiles in and out of strided memory, with conversion between storage and computing types.
 #include "../kernels.h"
-#include "storage.h"
-#include "vector.h"
+#include "stored_vectors.h"
 
 namespace sgs::SGS_ISA {
 namespace {
@@ -20,17 +19,27 @@ bool is_one_line(const std::int64_t* offsets, int lanes) {
     return one;
 }
 
+// `count` neighbours.
+template <class C, class S> __attribute__((always_inline)) inline void widen_run(const S* from, C* to, int count) {
+    int l = 0;
+    for (; l + kWidth<C> <= count; l += kWidth<C>) store_vector(to + l, load_widened<C>(from + l));
+    for (; l < count; ++l) to[l] = static_cast<C>(widen(from[l]));
+}
+template <class C, class S> __attribute__((always_inline)) inline void narrow_run(const C* from, S* to, int count) {
+    int l = 0;
+    for (; l + kWidth<C> <= count; l += kWidth<C>) store_narrowed<C>(to + l, load_vector(from + l));
+    for (; l < count; ++l) narrow(from[l], to[l]);
+}
+
 // kWidth steps of kWidth lines that each lie along memory: a square, transposed in registers.
 template <class C, class S>
 void load_square(C* __restrict tile, const S* __restrict source, const std::int64_t* offsets) {
     constexpr int n = kWidth<C>;
     Vec<C> v[n];
-    for (int k = 0; k < n; ++k) {
-        C row[n];
-        for (int i = 0; i < n; ++i) row[i] = static_cast<C>(widen(source[offsets[k] + i]));
-        v[k] = load_vector(row);
-    }
+#pragma GCC unroll 16
+    for (int k = 0; k < n; ++k) v[k] = load_widened<C>(source + offsets[k]);
     transpose<C>(v);
+#pragma GCC unroll 16
     for (int k = 0; k < n; ++k) store_vector(tile + k * kLanes, v[k]);
 }
 
@@ -38,13 +47,11 @@ template <class C, class S>
 void store_square(const C* __restrict tile, S* __restrict target, const std::int64_t* offsets) {
     constexpr int n = kWidth<C>;
     Vec<C> v[n];
+#pragma GCC unroll 16
     for (int k = 0; k < n; ++k) v[k] = load_vector(tile + k * kLanes);
     transpose<C>(v);
-    for (int k = 0; k < n; ++k) {
-        C row[n];
-        store_vector(row, v[k]);
-        for (int i = 0; i < n; ++i) narrow(row[i], target[offsets[k] + i]);
-    }
+#pragma GCC unroll 16
+    for (int k = 0; k < n; ++k) store_narrowed<C>(target + offsets[k], v[k]);
 }
 
 template <class C, class S> void load(C* __restrict tile, const void* source, std::int64_t steps, std::int64_t step,
@@ -55,9 +62,7 @@ template <class C, class S> void load(C* __restrict tile, const void* source, st
         for (std::int64_t i = 0; i < steps; ++i)
             for (int l = lanes; l < kLanes; ++l) tile[i * kLanes + l] = C(0);
     if (run_length(offsets, 0, lanes) == kLanes) {
-        s += offsets[0];
-        for (std::int64_t i = 0; i < steps; ++i)
-            for (int l = 0; l < kLanes; ++l) tile[i * kLanes + l] = static_cast<C>(widen(s[i * step + l]));
+        for (std::int64_t i = 0; i < steps; ++i) widen_run(s + offsets[0] + i * step, tile + i * kLanes, kLanes);
         return;
     }
     if (is_one_line(offsets, lanes)) {
@@ -77,10 +82,9 @@ template <class C, class S> void load(C* __restrict tile, const void* source, st
                 for (int r = l; r < l + n; ++r) tile[i * kLanes + r] = static_cast<C>(widen(s[i + offsets[r]]));
         }
         const S* from = s + offsets[l];
-        if (run == 1) // apart, since the compiler makes a call of each run
+        if (run == 1) // apart, since the compiler makes a call of the rest of each run
             for (; i < steps; ++i) tile[i * kLanes + l] = static_cast<C>(widen(from[i * step]));
-        for (; i < steps; ++i)
-            for (int r = 0; r < run; ++r) tile[i * kLanes + l + r] = static_cast<C>(widen(from[i * step + r]));
+        for (; i < steps; ++i) widen_run(from + i * step, tile + i * kLanes + l, run);
     }
 }
 
@@ -89,9 +93,7 @@ template <class C, class S> void store(const C* __restrict tile, void* target, s
     S* t = static_cast<S*>(target);
     constexpr int n = kWidth<C>;
     if (run_length(offsets, 0, lanes) == kLanes) {
-        t += offsets[0];
-        for (std::int64_t i = 0; i < steps; ++i)
-            for (int l = 0; l < kLanes; ++l) narrow(tile[i * kLanes + l], t[i * step + l]);
+        for (std::int64_t i = 0; i < steps; ++i) narrow_run(tile + i * kLanes, t + offsets[0] + i * step, kLanes);
         return;
     }
     for (int l = 0, run; l < lanes; l += run) {
@@ -106,8 +108,7 @@ template <class C, class S> void store(const C* __restrict tile, void* target, s
         S* to = t + offsets[l];
         if (run == 1)
             for (; i < steps; ++i) narrow(tile[i * kLanes + l], to[i * step]);
-        for (; i < steps; ++i)
-            for (int r = 0; r < run; ++r) narrow(tile[i * kLanes + l + r], to[i * step + r]);
+        for (; i < steps; ++i) narrow_run(tile + i * kLanes + l, to + i * step, run);
     }
 }
 
