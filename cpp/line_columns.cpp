@@ -156,7 +156,7 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
                     const std::int64_t first = k * part + from + (p.reverse ? rows - 1 : 0), step = std::abs(y_step);
                     void* target = y.at(offset(y) + first * y_step);
                     p.y = same_type ? aligned_like(s.y.get(), target) : s.y.get();
-                    // Rows that are far apart are too many streams to be asked for.
+                    // Rows that are far apart are too many streams to be asked for, if they can go past the caches.
                     const bool long_rows = p.width * static_cast<std::int64_t>(sizeof(C)) >= kLongPiece;
                     const bool stream = step == p.width && !long_rows
                                             ? writing.past_caches

@@ -54,7 +54,7 @@ __attribute__((always_inline)) inline void fetch_square(const S* x, const std::i
     for (int k = 0; k < kWidth<C>; ++k) __builtin_prefetch(x + offsets[k], 0, 2);
 }
 
-// Asks for where as much as the square at step j of the lines from `group` on goes.
+// Asks for a piece, as large as the square at step j of the lines from `group` on, of where the lines go.
 template <class C, class S>
 __attribute__((always_inline)) inline void fetch_written(const RowLines<C>& p, int group, std::int64_t j) {
     constexpr int n = kWidth<C>, bytes = n * n * static_cast<int>(sizeof(S));
@@ -367,7 +367,7 @@ __attribute__((always_inline)) inline Vec<C> column_link(const ColumnLines<C>& p
     return load_vector(p.links + i * p.pitch + j);
 }
 
-// Asks for where vector j of row r goes.
+// Asks for vector j of row r of where the block goes.
 template <class C, class S>
 __attribute__((always_inline)) inline void fetch_written(const ColumnLines<C>& p, std::int64_t r, std::int64_t j) {
     if (p.written != nullptr) __builtin_prefetch(static_cast<const S*>(p.written) + r * p.written_step + j, 1, 2);
