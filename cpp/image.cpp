@@ -83,7 +83,7 @@ template <class C> class Image {
         b.residual = o.filter.residual;
         const std::int64_t block_bytes = kRows * p.width * p.group_size * static_cast<std::int64_t>(sizeof(C));
         const bool pays = b.y.mixed ? !cores_are_the_limit(threads) : b.y.column_stride == 1;
-        b.streams = p.outgrows_caches() && pays && block_bytes >= kStreamedBlock;
+        b.streams = outgrows_caches<C>(o.y) && pays && block_bytes >= kStreamedBlock;
     }
 
     std::int64_t pitch() const { return pitch_; }

@@ -79,15 +79,12 @@ struct SomeDims {
 /// How y is best written.
 template <class C> struct Writing {
     Writing(const AnyView& y, const Options& options)
-        : outgrows_caches(bytes(y) >= kBeyondCaches && y.dtype == dtype_of<C>::value),
+        : outgrows_caches(sgs::outgrows_caches<C>(y)),
           past_caches(outgrows_caches && !cores_are_the_limit(options.num_threads)),
-          asked_for(bytes(y) >= kBeyondCore) {}
+          asked_for(y.size() * static_cast<std::int64_t>(item_size(y.dtype)) >= kBeyondCore) {}
     bool outgrows_caches; // and is stored as it is computed
     bool past_caches;     // where that is in pieces that are worth it
     bool asked_for;       // its lines, while there are sums to make, where they are not written past the caches
-
-  private:
-    static std::int64_t bytes(const AnyView& y) { return y.size() * static_cast<std::int64_t>(item_size(y.dtype)); }
 };
 
 /// A place in scratch, with room for kRows elements before, that is aligned as `target` is.

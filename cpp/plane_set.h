@@ -126,13 +126,9 @@ template <class C> class PlaneSet {
     void load(C* rows, const AnyView& v, std::int64_t plane, std::int64_t block) const {
         load_rows(rows, pitch, v, plane, block * kRows, kRows);
     }
-    /// Whether y, stored as it is computed, is more than the caches keep.
-    bool outgrows_caches() const {
-        return o.y.dtype == dtype_of<C>::value && o.y.size() * static_cast<std::int64_t>(sizeof(C)) >= kBeyondCaches;
-    }
     /// Whether the planes of y are best written past the caches, which are too small to keep y: each in one piece,
     /// since half a line of memory would have to be read.
-    bool streams() const { return outgrows_caches() && column_stride(o.y) == 1 && row_stride(o.y) == width; }
+    bool streams() const { return outgrows_caches<C>(o.y) && column_stride(o.y) == 1 && row_stride(o.y) == width; }
     /// A block of an operand that is about to be used, if a plane.
     Ahead ahead(const AnyView& v, std::int64_t plane, std::int64_t block) const {
         if (plane == kNoPlane) return {};

@@ -2,32 +2,10 @@
 // at a time; those that lie side by side are taken as they are. Results are made as they will lie in memory, so that
 // they can be written in whole lines of the cache.
 #include "../kernels.h"
-#include "storage.h"
-#include "vector.h"
+#include "stored_vectors.h"
 
 namespace sgs::SGS_ISA {
 namespace {
-
-template <class C, class S> __attribute__((always_inline)) inline Vec<C> load_as(const S* p) {
-    if constexpr (std::is_same_v<C, S>) {
-        return load_vector(p);
-    } else if constexpr (std::is_same_v<C, float> && std::is_same_v<S, BFloat16>) {
-        typedef std::uint16_t Bits __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
-        typedef std::uint32_t Wide __attribute__((vector_size(kVectorBytes)));
-        return __builtin_bit_cast(Vec<C>, __builtin_convertvector(*reinterpret_cast<const Bits*>(p), Wide) << 16);
-#if defined(__AVX512F__)
-    } else if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
-        return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__F16C__)
-    } else if constexpr (std::is_same_v<C, float> && std::is_same_v<S, Half>) {
-        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#endif
-    } else {
-        C values[kWidth<C>];
-        for (int i = 0; i < kWidth<C>; ++i) values[i] = static_cast<C>(widen(p[i]));
-        return load_vector(values);
-    }
-}
 
 /// v, in a register from here on: where the compiler would fold a load into two instructions, it loads twice.
 template <class V> __attribute__((always_inline)) inline V in_register(V v) {
@@ -68,7 +46,7 @@ __attribute__((always_inline)) inline void fetch_written(const RowLines<C>& p, i
 template <class C, class S>
 __attribute__((always_inline)) inline void load_square(Vec<C>* v, const S* x, const std::int64_t* offsets) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kWidth<C>; ++k) v[k] = in_register(load_as<C>(x + offsets[k]));
+    for (int k = 0; k < kWidth<C>; ++k) v[k] = in_register(load_widened<C>(x + offsets[k]));
     transpose<C>(v);
 }
 
@@ -395,19 +373,19 @@ template <class C, class S, bool cuts, bool shared> void carry_columns(const Col
     for (std::int64_t first = 0; first < p.steps; first += kDeep) {
         const C* before = p.forward + first / kDeep * p.width_pitch;
         C* after = p.forward + (first / kDeep + 1) * p.width_pitch;
-        with_count(p.steps - first < kDeep ? p.steps - first : kDeep,
-                   [&](auto of_steps) __attribute__((always_inline)) {
-                       const int count = static_cast<int>(of_steps);
-                       each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
-                           Vec<C> f = load_vector(before + j);
+        with_count(
+            p.steps - first < kDeep ? p.steps - first : kDeep, [&](auto of_steps) __attribute__((always_inline)) {
+                const int count = static_cast<int>(of_steps);
+                each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
+                    Vec<C> f = load_vector(before + j);
 #pragma GCC unroll 8
-                           for (int r = 0; r < count; ++r) {
-                               const std::int64_t i = first + r;
-                               f = arrive<cuts>(load_as<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
-                           }
-                           store_vector(after + j, f);
-                       });
-                   });
+                    for (int r = 0; r < count; ++r) {
+                        const std::int64_t i = first + r;
+                        f = arrive<cuts>(load_widened<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
+                    }
+                    store_vector(after + j, f);
+                });
+            });
     }
 }
 
@@ -434,7 +412,7 @@ void filter_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t
                                const S* at = x + (first + r) * p.step + j;
                                __builtin_prefetch(at + p.ahead, 0, 2);
                                fetch_written<C, S>(p, first - from + r, j);
-                               values[r] = load_as<C>(at);
+                               values[r] = load_widened<C>(at);
                                sums[r] = f = arrive<cuts>(values[r], links[r], f);
                            }
                            links[count] = column_link<C, shared>(p, first + count, j);
@@ -468,7 +446,8 @@ void scan_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t s
 #pragma GCC unroll 8
                            for (int r = 0; r < count; ++r) {
                                const std::int64_t i = first + r;
-                               f = arrive<cuts>(load_as<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
+                               f = arrive<cuts>(load_widened<C>(x + i * p.step + j), column_link<C, shared>(p, i, j),
+                                                f);
                                fetch_written<C, S>(p, i - from, j);
                                store_vector(y + (i - from) * y_step + j, f);
                            }
