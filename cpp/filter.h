@@ -27,9 +27,26 @@ struct Operands {
     std::vector<AnyView> reciprocals; // one per axis for "line", one for "cross", else none
     std::int64_t sharing = 0;         // where these sums are the supports of planes: how many share them,
     bool by_neighbours = false;       // and whether those go side by side with weights of their own
-    std::optional<AnyView> above,
-        below; // of one axis: what flows into its lines; the edge to below is still to be crossed
+    // Of one axis:
+    std::optional<AnyView> sums;         // what other axes left, centre included unless each axis has its own
+    std::optional<AnyView> above, below; // what flows into the lines; the edge to below is still to be crossed
+
+    /// Whether each axis has a centre of its own.
+    bool each_centre() const {
+        return filter.normalization == Normalization::none || filter.normalization == Normalization::line;
+    }
 };
+
+/// o with every array of values and weights replaced by change(array).
+template <class F> Operands with_each(Operands o, const F& change) {
+    o.x = change(o.x);
+    o.y = change(o.y);
+    for (AnyView& w : o.weights) w = change(w);
+    for (AnyView& r : o.reciprocals) r = change(r);
+    for (std::optional<AnyView>* v : {&o.confidence, &o.sums, &o.above, &o.below})
+        if (*v) *v = change(**v);
+    return o;
+}
 
 /// Whether y can hold sums in the computing type before they are finished: then they cost no memory.
 template <class C> bool holds_sums(const Operands& o) {
@@ -47,5 +64,14 @@ template <class C> bool filters_at_once(const Operands& o);
 
 /// (7), (8) plane by plane, both axes of a plane together.
 template <class C> void filter_planes(const Operands& o, const Options& options);
+
+/// (7), (8) of one axis, added to o.sums if there are any.
+template <class C> void filter_axis(const Operands& o, const Options& options);
+
+/// (7), (8) of three axes and more.
+template <class C> void filter_volumes(const Operands& o, const Options& options);
+
+/// The planes that filter_volumes takes first, of its first part, if it takes any.
+std::optional<Operands> first_planes_of(const Operands& o);
 
 } // namespace sgs

@@ -335,20 +335,6 @@ class Blocks {
     std::int64_t plane_ = 1, step_ = 1, units_ = 1, repeats_ = 1, per_chunk_ = 1, per_block_ = 1;
 };
 
-// A dense view with the shape and order of v.
-template <class C> AnyView dense_like(const AnyView& v, C* memory) {
-    AnyView out = v;
-    out.data = memory;
-    out.dtype = dtype_of<C>::value;
-    const DimOrder order = order_by_stride(v);
-    std::int64_t stride = 1;
-    for (int k = 0; k < order.count; ++k) {
-        out.strides[order.dims[k]] = stride;
-        stride *= v.shape[order.dims[k]];
-    }
-    return out;
-}
-
 template <class C> void run(const Gradient& g, const Options& options) {
     const Blocks blocks(g);
     const bool scratch = g.axes.size() > 1 && g.x_bar.dtype != dtype_of<C>::value;

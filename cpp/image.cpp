@@ -79,7 +79,7 @@ template <class C> class Image {
         b.makes_support = finds_support(p);
         b.centres = p.centres();
         b.fill = static_cast<C>(o.filter.fill_value);
-        b.supported_only = o.confidence.has_value();
+        b.supported_only = p.marks_unsupported();
         b.residual = o.filter.residual;
         const std::int64_t block_bytes = kRows * p.width * p.group_size * static_cast<std::int64_t>(sizeof(C));
         const bool pays = b.y.mixed ? !cores_are_the_limit(threads) : b.y.column_stride == 1;

@@ -264,6 +264,23 @@ template <class C> struct RowLines {
     bool residual; // x is added to what is divided
 };
 
+/// Numbers for the steps of lines side by side, those of a step next to each other, or one for all lines.
+template <class C> struct ColumnField {
+    const C* data; // step 0, or null
+    std::int64_t step;
+    bool shared;
+};
+
+/// (7), (8): what becomes of the line filter.
+template <class C> struct ColumnFinish {
+    ColumnField<C> sums;       // of other axes, added before the division, or after it if divided_alone
+    ColumnField<C> reciprocal; // a factor; a negative one marks where there is no support, if there is trust
+    ColumnField<C> trust;      // what x is multiplied by
+    bool centre;               // counts, which sums may hold already
+    bool divided_alone, residual;
+    C fill;
+};
+
 /// Lines side by side in memory, at least kRows of them.
 template <class C> struct ColumnLines {
     const void* x;     // step 0 of the first line
@@ -278,6 +295,8 @@ template <class C> struct ColumnLines {
     const void* written;       // where its first row goes soon, if that is to be asked for, else null
     std::int64_t written_step; // elements
     bool cuts, shared, reverse;
+    const ColumnFinish<C>* finish; // of the filter, or null
+    bool one_value;                // x is one number for all lines; only where there is a finish, and no residual
 };
 
 /// (4) and (5) from memory to memory, by the dtype of x.

@@ -317,7 +317,7 @@ template <class C> class Lanes {
             b.y = to_memory ? b.terms : s_.x.get() + rows.first * s_.row;
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
-            b.supported_only = p_.o.confidence.has_value();
+            b.supported_only = p_.marks_unsupported();
             if (!at_once && (to_memory || bands() > 1)) b.written = part_.written(first);
             if (p_.o.filter.residual) {
                 b.residual = b.x;

@@ -6,13 +6,15 @@ namespace {
 
 // Elements of a task, about: few where there are few, many where there are many, as the next task's are not fetched.
 constexpr std::int64_t kLeastTask = 1 << 15, kLargestTask = 1 << 17;
-constexpr std::int64_t kStripSize = 96 * 1024; // elements of a strip, which is read twice
+constexpr std::int64_t kStripSize = 48 * 1024; // elements of a strip, which is read twice,
+constexpr std::int64_t kStripRow = 192;        // or twice as many for so many columns
 
 // The lines that lie side by side, as one row of them, and what is left.
 struct ColumnPlan {
     std::int64_t width = 1;
-    int side = -1;       // the innermost dimension of the row
-    bool shared = false; // lines of the row have the same weights
+    int side = -1;          // the innermost dimension of the row
+    bool shared = false;    // lines of the row have the same weights
+    bool one_value = false; // x is one number for all of them
     SomeDims units, repeats;
     std::int64_t strip, strips, shift = 0; // strips begin at multiples of `strip` and `shift` more, but for the first
 
@@ -20,11 +22,20 @@ struct ColumnPlan {
         const AnyView &x = job.x, &y = job.y;
         const DimOrder order = order_by_stride(y, job.axis);
         bool side_by_side = true;
+        const auto every_of_finish = [&](const auto& holds) {
+            if (job.finish)
+                for (const std::optional<AnyView>* v : job.finish->operands())
+                    if (*v && !holds(**v)) return false;
+            return true;
+        };
         for (int k = 0; k < order.count; ++k) {
             const int d = order.dims[k];
             if (x.shape[d] == 1) continue;
             if (side < 0) {
-                side_by_side = x.strides[d] == 1 && y.strides[d] == 1;
+                one_value = job.finish && !job.finish->residual && x.strides[d] == 0;
+                side_by_side =
+                    (x.strides[d] == 1 || one_value) && y.strides[d] == 1 &&
+                    every_of_finish([d](const AnyView& v) { return v.strides[d] == 0 || v.strides[d] == 1; });
                 side = d;
                 shared = job.w.strides[d] == 0;
             }
@@ -32,13 +43,14 @@ struct ColumnPlan {
                 return v == nullptr || v->strides[d] == width * v->strides[side];
             };
             side_by_side = side_by_side && follows(&x) && follows(&y) && follows(&job.w) && follows(job.left) &&
-                           follows(job.right);
+                           follows(job.right) && every_of_finish([&](const AnyView& v) { return follows(&v); });
             if (side_by_side)
                 width *= x.shape[d];
             else
                 (job.w.strides[d] == 0 ? repeats : units).add(x, d);
         }
-        strip = std::max<std::int64_t>(4 * kRows, kStripSize / std::min(x.shape[job.axis], kPartSteps) / kRows * kRows);
+        const std::int64_t columns = kStripSize / std::min(x.shape[job.axis], kPartSteps);
+        strip = std::max<std::int64_t>(4 * kRows, std::max(columns, std::min(kStripRow, 2 * columns)) / kRows * kRows);
         const auto address = reinterpret_cast<std::uintptr_t>(y.data) / item_size(y.dtype);
         shift = static_cast<std::int64_t>(-address % (64 / item_size(y.dtype)));
         strips = std::max<std::int64_t>(1, (width - shift) / strip);
@@ -74,6 +86,10 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
         job.w = flip(job.w, job.axis);
         job.y = flip(job.y, job.axis);
     }
+    if (job.finish && mirrored)
+        for (std::optional<AnyView>* v : job.finish->operands())
+            if (*v) *v = flip(**v, job.axis);
+    const Finish* const finish = job.finish ? &*job.finish : nullptr;
     const AnyView &x = job.x, &y = job.y;
     const ColumnPlan plan(job);
     if (plan.width < kRows || job.normalized) return false;
@@ -105,6 +121,15 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
         p.backward = s.backward.get();
         p.shared = plan.shared;
         p.reverse = y_step < 0;
+        ColumnFinish<C> fields{};
+        if (finish != nullptr) {
+            fields.centre = finish->centre;
+            fields.divided_alone = finish->divided_alone;
+            fields.residual = finish->residual;
+            fields.fill = static_cast<C>(finish->fill_value);
+            p.finish = &fields;
+            p.one_value = plan.one_value;
+        }
         const std::int64_t end = std::min(items, (task + 1) * per_task);
         for (std::int64_t item = task * per_task; item < end; ++item) {
             cancel.check(worker);
@@ -136,6 +161,16 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
                 const std::int64_t first = k * part;
                 p.steps = std::min(part, n - first);
                 p.x = x.at(offset(x) + first * x_step);
+                const auto enter_field = [&](ColumnField<C>& field, const std::optional<AnyView>& v) {
+                    if (!v) return;
+                    const std::int64_t step = v->strides[job.axis];
+                    field = {static_cast<const C*>(v->at(offset(*v) + first * step)), step, v->strides[plan.side] == 0};
+                };
+                if (finish != nullptr) {
+                    enter_field(fields.sums, finish->sums);
+                    enter_field(fields.reciprocal, finish->reciprocal);
+                    enter_field(fields.trust, finish->confidence);
+                }
                 if (parts > 1) cancel.check(worker);
                 if (parts > 1 || s.linked_to != of_weights) make_links(first);
                 s.linked_to = of_weights;
@@ -161,12 +196,14 @@ template <class C> bool run_column_lines(const LineJob& given, const Options& op
                     const bool stream = step == p.width && !long_rows
                                             ? writing.past_caches
                                             : writing.outgrows_caches && (whole_lines || long_rows);
-                    p.written = writing.asked_for && !stream ? target : nullptr;
+                    const bool read_before = finish != nullptr && finish->sums && finish->sums->data == y.data;
+                    const bool asked_for = writing.asked_for && y.dtype == x.dtype && !read_before;
+                    p.written = asked_for && !stream ? target : nullptr;
                     p.written_step = step;
                     kernel_of_rows[dtype](p, from, rows);
                     std::int64_t offsets[kRows];
                     for (std::int64_t r = 0; r < rows; ++r) offsets[r] = r * step;
-                    kernel.write_rows[dtype](p.y, rows, p.width, target, offsets, stream);
+                    kernel.write_rows[static_cast<int>(y.dtype)](p.y, rows, p.width, target, offsets, stream);
                 }
             };
             enter(p.forward, job.left);

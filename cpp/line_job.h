@@ -9,6 +9,18 @@
 
 namespace sgs {
 
+/// (7), (8): what becomes of a line filter, by the names of Operands, in the computing type.
+struct Finish {
+    std::optional<AnyView> sums, reciprocal, confidence;
+    bool centre;        // counts, which sums may hold already
+    bool divided_alone; // before sums are added
+    bool residual;
+    double fill_value;
+
+    std::array<std::optional<AnyView>*, 3> operands() { return {&sums, &reciprocal, &confidence}; }
+    std::array<const std::optional<AnyView>*, 3> operands() const { return {&sums, &reciprocal, &confidence}; }
+};
+
 /// A scan (4) or a line filter (5). Operands are of x's rank, stride 0 where they are broadcast. With a guide, w is its
 /// view, and weights are made of it as they are needed: for lines along memory alone.
 struct LineJob {
@@ -22,6 +34,7 @@ struct LineJob {
     const AnyView *ones_left = nullptr, *ones_right = nullptr; // what flows into T(1)
     bool residual = false;                                     // x is added
     const GuideOperand* guide = nullptr;
+    std::optional<Finish> finish{}; // for lines side by side alone
 
     /// Edges of a line, with those before its first element and after its last.
     std::int64_t edges() const { return x.shape[axis] + (linked ? 1 : 0); }

@@ -28,6 +28,21 @@ struct DimOrder {
 };
 DimOrder order_by_stride(const AnyView& v, int without = -1);
 
+/// A view on dense memory with v's shape, ordered as v is; dimensions where `shared` says so have stride 0.
+template <class C> AnyView dense_like(const AnyView& v, C* memory, const std::array<bool, kMaxDims>& shared = {}) {
+    AnyView out = v;
+    out.data = memory;
+    out.dtype = dtype_of<C>::value;
+    const DimOrder order = order_by_stride(v);
+    std::int64_t stride = 1;
+    for (int k = 0; k < order.count; ++k) {
+        const int d = order.dims[k];
+        out.strides[d] = shared[d] ? 0 : stride;
+        if (!shared[d]) stride *= v.shape[d];
+    }
+    return out;
+}
+
 /// Along which of two dimensions rows lie, 0 or 1: neighbours in memory. Of one element there are no rows, whatever its
 /// stride.
 std::size_t row_of_two(const AnyView& v, int first, int second);

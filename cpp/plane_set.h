@@ -108,6 +108,8 @@ template <class C> class PlaneSet {
     std::int64_t bytes_of(std::int64_t positions) const {
         return positions * lanes * static_cast<std::int64_t>(sizeof(C));
     }
+    /// Whether reciprocals mark positions without support.
+    bool marks_unsupported() const { return o.confidence && o.filter.normalization == Normalization::cross; }
     C centres() const { return o.filter.normalization == Normalization::none ? C(2) : C(1); }
 
     /// One row of an operand.
@@ -156,7 +158,7 @@ template <class C> class PlaneSet {
         b.width = width;
         b.pitch = pitch;
         b.fill = static_cast<C>(o.filter.fill_value);
-        b.supported_only = o.confidence.has_value();
+        b.supported_only = marks_unsupported();
         return b;
     }
     void set_weights(PlaneBlock<C>& b, const BlockWeights<C>& w) const {

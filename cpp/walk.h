@@ -17,7 +17,7 @@ template <class C> struct WalkScratch {
 
     CancelFlag* cancel = nullptr;
     int worker = 0;
-    Buffer<C> x{kTileSize}, w{kTileSize}, terms{kTileSize};
+    Buffer<C> x{kTileSize}, w{kTileSize}, terms{kTileSize}, side{kTileSize};
     Buffer<C> carries; // F before each chunk
     alignas(64) C forward[kLanes], backward[kLanes];
 };

@@ -46,6 +46,7 @@ SHARED = "tests/test_shared_weights_backward.py"
 WAYS = "tests/test_line_ways.py"
 IMAGES = "tests/test_images.py"
 BATCH = "tests/test_batch_innermost.py"
+VOLUMES = "tests/test_volumes.py"
 
 MUTANTS = [
     Mutant(
@@ -114,17 +115,45 @@ MUTANTS = [
     ),
     Mutant(
         "a confidence ignored: the residual adds missing values",
-        "cpp/filter.cpp",
+        "cpp/filter_axis.cpp",
         "pointwise.mask(s.x.get(), side, count);",
         "",
         f"{RULES} {FILTER}",
     ),
     Mutant(
-        "a centre counted twice",
-        "cpp/filter.cpp",
-        "each_centre || last_axis, load_x",
+        "a centre counted twice: by tiles of a third axis",
+        "cpp/filter_axis.cpp",
+        "o.each_centre() || !o.sums, load_x",
         "true, load_x",
-        FILTER,
+        VOLUMES,
+    ),
+    Mutant(
+        "a centre counted twice: by columns of a third axis",
+        "cpp/kernels/line.cpp",
+        "return finish.centre ? sums + value : sums;",
+        "return sums + value;",
+        VOLUMES,
+    ),
+    Mutant(
+        "sums lost: of an axis between the first two and the last",
+        "cpp/filter_volumes.cpp",
+        "        line.sums = sums;\n",
+        "        if (i + 1 == places.size()) line.sums = sums;\n",
+        VOLUMES,
+    ),
+    Mutant(
+        "a confidence ignored: columns add missing values",
+        "cpp/kernels/line.cpp",
+        "masked_vector<C>(field_at(finish.trust, i, j), value) : value;",
+        "value : value;",
+        VOLUMES,
+    ),
+    Mutant(
+        "a fill value in sums that are not divided yet",
+        "cpp/plane_set.h",
+        "return o.confidence && o.filter.normalization == Normalization::cross;",
+        "return o.confidence.has_value();",
+        VOLUMES,
     ),
     Mutant(
         "a last row skipped",

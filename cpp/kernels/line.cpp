@@ -366,34 +366,84 @@ template <class F> void with_count(std::int64_t count, const F& f) {
         f(count);
 }
 
+template <class C>
+__attribute__((always_inline)) inline Vec<C> field_at(const ColumnField<C>& field, std::int64_t i, std::int64_t j) {
+    const C* const at = field.data + i * field.step;
+    return field.shared ? splat(*at) : load_vector(at + j);
+}
+
+// (8) c x, and x where it has any confidence.
+template <class C> __attribute__((always_inline)) inline Vec<C> trusted_vector(Vec<C> c, Vec<C> x) {
+    return c != Vec<C>{} ? c * x : Vec<C>{};
+}
+template <class C> __attribute__((always_inline)) inline Vec<C> masked_vector(Vec<C> c, Vec<C> x) {
+    return c != Vec<C>{} ? x : Vec<C>{};
+}
+
+// x as the sums take it.
+template <class C, class S, bool finished> __attribute__((always_inline)) inline Vec<C>
+column_value(const ColumnLines<C>& p, const ColumnFinish<C>& finish, std::int64_t i, std::int64_t j) {
+    const S* const at = static_cast<const S*>(p.x) + i * p.step;
+    if constexpr (!finished) return load_widened<C>(at + j);
+    const Vec<C> x = p.one_value ? splat(static_cast<C>(widen(*at))) : load_widened<C>(at + j);
+    return finish.trust.data != nullptr ? trusted_vector<C>(field_at(finish.trust, i, j), x) : x;
+}
+
+template <class C> ColumnFinish<C> finish_of(const ColumnLines<C>& p) {
+    return p.finish != nullptr ? *p.finish : ColumnFinish<C>{};
+}
+
 // F of the last of each kDeep steps.
-template <class C, class S, bool cuts, bool shared> void carry_columns(const ColumnLines<C>& block) {
+template <class C, class S, bool cuts, bool shared, bool finished> void carry_columns(const ColumnLines<C>& block) {
     const ColumnLines<C> p = block;
-    const S* x = static_cast<const S*>(p.x);
+    const ColumnFinish<C> finish = finish_of(p);
     for (std::int64_t first = 0; first < p.steps; first += kDeep) {
         const C* before = p.forward + first / kDeep * p.width_pitch;
         C* after = p.forward + (first / kDeep + 1) * p.width_pitch;
-        with_count(
-            p.steps - first < kDeep ? p.steps - first : kDeep, [&](auto of_steps) __attribute__((always_inline)) {
-                const int count = static_cast<int>(of_steps);
-                each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
-                    Vec<C> f = load_vector(before + j);
+        with_count(p.steps - first < kDeep ? p.steps - first : kDeep,
+                   [&](auto of_steps) __attribute__((always_inline)) {
+                       const int count = static_cast<int>(of_steps);
+                       each_vector<C>(p.width, [&](std::int64_t j) __attribute__((always_inline)) {
+                           Vec<C> f = load_vector(before + j);
 #pragma GCC unroll 8
-                    for (int r = 0; r < count; ++r) {
-                        const std::int64_t i = first + r;
-                        f = arrive<cuts>(load_widened<C>(x + i * p.step + j), column_link<C, shared>(p, i, j), f);
-                    }
-                    store_vector(after + j, f);
-                });
-            });
+                           for (int r = 0; r < count; ++r) {
+                               const std::int64_t i = first + r;
+                               f = arrive<cuts>(column_value<C, S, finished>(p, finish, i, j),
+                                                column_link<C, shared>(p, i, j), f);
+                           }
+                           store_vector(after + j, f);
+                       });
+                   });
     }
 }
 
 // (5) for `steps` steps from `from` on, the last first: B of the step after comes in, B of the first goes out.
-template <class C, class S, bool cuts, bool shared>
+template <class C, class S, bool cuts, bool shared, bool finished>
 void filter_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t steps) {
     const ColumnLines<C> p = block;
+    const ColumnFinish<C> finish = finish_of(p);
     const S* x = static_cast<const S*>(p.x);
+    // What the sums of step i begin with, beside F that comes in.
+    const auto start = [&](std::int64_t i, std::int64_t j, Vec<C> value) __attribute__((always_inline)) {
+        if constexpr (!finished) return value;
+        if (finish.sums.data == nullptr || finish.divided_alone) return value;
+        const Vec<C> sums = field_at(finish.sums, i, j);
+        return finish.centre ? sums + value : sums;
+    };
+    const auto end = [&](std::int64_t i, std::int64_t j, Vec<C> y) __attribute__((always_inline)) {
+        if constexpr (!finished) return y;
+        if (finish.reciprocal.data != nullptr) {
+            const Vec<C> r = field_at(finish.reciprocal, i, j);
+            y *= r;
+            if (finish.trust.data != nullptr) y = r < Vec<C>{} ? splat(finish.fill) : y;
+        }
+        if (finish.divided_alone && finish.sums.data != nullptr) y += field_at(finish.sums, i, j);
+        if (finish.residual) {
+            const Vec<C> value = load_widened<C>(x + i * p.step + j);
+            y += finish.trust.data != nullptr ? masked_vector<C>(field_at(finish.trust, i, j), value) : value;
+        }
+        return y;
+    };
     for (std::int64_t first = from + (steps - 1) / kDeep * kDeep; first >= from; first -= kDeep) {
         const std::int64_t k = first / kDeep;
         const C* above = p.forward + k * p.width_pitch;
@@ -410,16 +460,18 @@ void filter_columns(const ColumnLines<C>& block, std::int64_t from, std::int64_t
                            for (int r = 0; r < count; ++r) {
                                links[r] = column_link<C, shared>(p, first + r, j);
                                const S* at = x + (first + r) * p.step + j;
-                               __builtin_prefetch(at + p.ahead, 0, 2);
+                               if constexpr (!finished) __builtin_prefetch(at + p.ahead, 0, 2);
                                fetch_written<C, S>(p, first - from + r, j);
-                               values[r] = load_widened<C>(at);
-                               sums[r] = f = arrive<cuts>(values[r], links[r], f);
+                               values[r] = column_value<C, S, finished>(p, finish, first + r, j);
+                               sums[r] = arrive<cuts>(start(first + r, j, values[r]), links[r], f);
+                               f = finished ? arrive<cuts>(values[r], links[r], f) : sums[r];
                            }
                            links[count] = column_link<C, shared>(p, first + count, j);
                            Vec<C> b = load_vector(below + j);
 #pragma GCC unroll 8
                            for (int r = count - 1; r >= 0; --r) {
-                               store_vector(y + r * p.width + j, arrive<cuts>(sums[r], links[r + 1], b));
+                               store_vector(y + r * p.width + j,
+                                            end(first + r, j, arrive<cuts>(sums[r], links[r + 1], b)));
                                b = arrive<cuts>(values[r], links[r + 1], b);
                            }
                            store_vector(to + j, b);
@@ -500,11 +552,15 @@ template <class C, class S> void scan_row_lines(const RowLines<C>& p) {
     p.cuts ? scan_rows<C, S, true>(p) : scan_rows<C, S, false>(p);
 }
 template <class C, class S> void carry_column_lines(const ColumnLines<C>& p) {
-    with_constants(p.cuts, p.shared, [&](auto cuts, auto shared) { carry_columns<C, S, cuts, shared>(p); });
+    with_constants(p.cuts, p.shared, [&](auto cuts, auto shared) {
+        p.finish != nullptr ? carry_columns<C, S, cuts, shared, true>(p) : carry_columns<C, S, cuts, shared, false>(p);
+    });
 }
 template <class C, class S> void filter_column_lines(const ColumnLines<C>& p, std::int64_t from, std::int64_t steps) {
-    with_constants(p.cuts, p.shared,
-                   [&](auto cuts, auto shared) { filter_columns<C, S, cuts, shared>(p, from, steps); });
+    with_constants(p.cuts, p.shared, [&](auto cuts, auto shared) {
+        p.finish != nullptr ? filter_columns<C, S, cuts, shared, true>(p, from, steps)
+                            : filter_columns<C, S, cuts, shared, false>(p, from, steps);
+    });
 }
 template <class C, class S> void scan_column_lines(const ColumnLines<C>& p, std::int64_t from, std::int64_t steps) {
     with_constants(p.cuts, p.shared, [&](auto cuts, auto shared) { scan_columns<C, S, cuts, shared>(p, from, steps); });
