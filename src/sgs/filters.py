@@ -499,6 +499,8 @@ def semi_global_filter(
 
     The weights are those of `edge_weights`. Two blocks reach the whole image. Time is linear in the size of x,
     whatever the length of lines; extra memory is of the order of the weights, one for every position, axis and head.
+    Over three axes and more, in half precision, in place or in several blocks, the sums of up to 16 channels at a time
+    are kept as well.
 
     Parameters
     ----------
