@@ -212,8 +212,8 @@ template <class C> struct LanesBlock {
     const C* above;             // tile [width]: F of the row above
     C* below;                   // tile [width]: B of the row below; left as B of the first row
     C* last;                    // tile [width]: becomes F of the last row, or null; may be `above`
-    C* terms;                   // tile [rows][width], scratch
-    C* y;                       // tile [rows][width]; may be x, or terms
+    C* backward;                // tile [rows][width], scratch: B of the position to the right
+    C* y;                       // tile [rows][width]; may be x, or backward
     const C* residual;          // tile [rows][width]: what is added at the end, or null
     C centres;
     C fill;

@@ -313,8 +313,8 @@ template <class C> class Lanes {
             b.reciprocal_across = p_.line ? s_.reciprocal_across.get() + at : nullptr;
             b.above = s_.above.get() + k * s_.row;
             b.below = below;
-            b.terms = s_.y.get() + (at_once ? rows.first * s_.row : 0);
-            b.y = to_memory ? b.terms : s_.x.get() + rows.first * s_.row;
+            b.backward = s_.y.get() + (at_once ? rows.first * s_.row : 0);
+            b.y = to_memory ? b.backward : s_.x.get() + rows.first * s_.row;
             b.centres = p_.centres();
             b.fill = static_cast<C>(p_.o.filter.fill_value);
             b.supported_only = p_.marks_unsupported();

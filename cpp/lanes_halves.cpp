@@ -18,7 +18,7 @@ template <class C> class Halves {
         : p_(p), weights_(weights), row_(p.width * p.lanes), upper_((p.height / 2 + kGroupRows - 1) / kGroupRows),
           blocks_((p.height + kGroupRows - 1) / kGroupRows), x_(p.height * row_), inflows_(blocks_ * row_),
           ends_(4 * row_), flow_{Buffer<C>(row_), Buffer<C>(row_)},
-          terms_{Buffer<C>(kGroupRows * row_), Buffer<C>(kGroupRows * row_)} {}
+          backward_{Buffer<C>(kGroupRows * row_), Buffer<C>(kGroupRows * row_)} {}
 
     /// F of the upper rows, or B of the lower, from the outside to the middle; of a part in memory, or of the tile.
     void come(bool upper, std::int64_t round, const PartRows<C>* from) {
@@ -45,7 +45,7 @@ template <class C> class Halves {
         std::copy_n(end(!upper, round), row_, flow);
         const std::int64_t step = upper ? -1 : 1;
         const auto block = [&](std::int64_t k) {
-            LanesBlock<C> b = weights_.filter_block(x_.get(), k * kGroupRows, p_.height, terms_[upper].get(), to);
+            LanesBlock<C> b = weights_.filter_block(x_.get(), k * kGroupRows, p_.height, backward_[upper].get(), to);
             b.above = upper ? inflow(k) : flow;
             b.below = upper ? flow : inflow(k);
             b.last = upper ? nullptr : flow;
@@ -73,7 +73,7 @@ template <class C> class Halves {
     std::int64_t row_, upper_, blocks_; // blocks of kGroupRows rows
     Buffer<C> x_;                       // tile [height][width]
     Buffer<C> inflows_;                 // tile [blocks][width]
-    Buffer<C> ends_, flow_[2], terms_[2];
+    Buffer<C> ends_, flow_[2], backward_[2];
 };
 
 // Parts that are in work at a time.

@@ -42,9 +42,10 @@ template <class C> class SharedPart {
 
   private:
     struct Scratch {
-        Scratch(std::int64_t blocks, std::int64_t row, std::int64_t block) : above(blocks), flow(row), terms(block) {}
+        Scratch(std::int64_t blocks, std::int64_t row, std::int64_t block)
+            : above(blocks), flow(row), backward(block) {}
         Buffer<C> above; // F above each block of rows of a band
-        Buffer<C> flow, terms;
+        Buffer<C> flow, backward;
     };
 
     // run(first row, rows, scratch)
@@ -98,7 +99,7 @@ template <class C> class SharedPart {
             next += row_;
         }
         for (std::int64_t row = first + (rows - 1) / kGroupRows * kGroupRows; row >= first; row -= kGroupRows) {
-            LanesBlock<C> b = weights_.filter_block(x_.get(), row, end, scratch.terms.get(), to);
+            LanesBlock<C> b = weights_.filter_block(x_.get(), row, end, scratch.backward.get(), to);
             b.above = above;
             if (row > first) above = row > first + kGroupRows ? above - row_ : above_.get() + band * row_;
             b.below = below_.get() + band * row_;

@@ -46,14 +46,15 @@ template <class C> class SetWeights {
         b.cuts = cuts_;
         return b;
     }
-    /// The same for everything: to `terms` and from there to a part's memory, or else to where x was.
-    LanesBlock<C> filter_block(C* tile, std::int64_t first, std::int64_t end, C* terms, const PartRows<C>* to) const {
+    /// The same for everything: to `backward` and from there to a part's memory, or else to where x was.
+    LanesBlock<C> filter_block(C* tile, std::int64_t first, std::int64_t end, C* backward,
+                               const PartRows<C>* to) const {
         LanesBlock<C> b = block(tile, first, end);
         b.across = across_.get() + first * (p_.width + 1);
         b.reciprocal = p_.o.reciprocals.empty() ? nullptr : reciprocal_.get() + first * p_.width;
         b.reciprocal_across = p_.line ? reciprocal_across_.get() + first * p_.width : nullptr;
-        b.terms = terms;
-        b.y = to != nullptr ? terms : tile + first * p_.width * p_.lanes;
+        b.backward = backward;
+        b.y = to != nullptr ? backward : tile + first * p_.width * p_.lanes;
         if (p_.o.filter.residual) b.residual = b.x;
         b.centres = p_.centres();
         if (to != nullptr) b.written = to->written(first);

@@ -319,8 +319,8 @@ MUTANTS = [
     Mutant(
         "a centre counted twice, with channels side by side",
         "cpp/kernels/lanes.h",
-        "return (across + down + x) * at<own, n>(p.reciprocal, i, l);",
-        "return (across + down + x + x) * at<own, n>(p.reciprocal, i, l);",
+        "sum[r] = arrive<cuts>(apart ? x[r] : along[r], w, d);",
+        "sum[r] = arrive<cuts>(apart ? x[r] : along[r] + x[r], w, d);",
         FILTER,
     ),
     Mutant(
@@ -333,9 +333,32 @@ MUTANTS = [
     Mutant(
         "an edge dropped: the last column's, with channels side by side",
         "cpp/kernels/lanes.h",
-        "b[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
-        "if (j + 2 != width) b[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j + 1, l), after[r], b[r]);",
+        "along[r] = arrive<cuts>(f[r], at<own, n>(across, edge + 1, l), load_vector(p.backward + here));",
+        "along[r] = j + 2 == width\n"
+        "    ? f[r]\n"
+        "    : arrive<cuts>(f[r], at<own, n>(across, edge + 1, l), load_vector(p.backward + here));",
         FILTER,
+    ),
+    Mutant(
+        "a centre counted once without a normaliser, with channels side by side",
+        "cpp/kernels/lanes.h",
+        "return fused(more_centres, x, sum);",
+        "return fused(more_centres, Vec<C>{}, sum);",
+        FILTER,
+    ),
+    Mutant(
+        "a last weight made of the exponent before it",
+        "cpp/kernels/edge_weights.h",
+        "store(k++, power_of_two<C>(waiting[i]));",
+        "store(k++, power_of_two<C>(waiting[i > 0 ? i - 1 : 0]));",
+        WEIGHTS,
+    ),
+    Mutant(
+        "infinite values times no further centre",
+        "cpp/kernels/lanes.h",
+        "else if (p.reciprocal == nullptr && p.centres == C(1))",
+        "else if (p.reciprocal == nullptr && p.centres == C(0))",
+        VOLUMES,
     ),
     Mutant(
         "a last row skipped, in blocks of rows",
@@ -641,7 +664,7 @@ MUTANTS = [
     Mutant(
         "an edge dropped: into a block of planes that guide themselves",
         "cpp/kernels/image.cpp",
-        "store_vector(b.leaving + j, weight_between(now, before));",
+        "store_vector(b.leaving + j, w);",
         "store_vector(b.leaving + j, Vec<C>{});",
         IMAGES,
     ),

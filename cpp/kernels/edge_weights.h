@@ -61,11 +61,36 @@ template <class C> struct Fall {
     C slope, start;
 };
 
-/// (2) of the sum of all channels' terms.
+/// (2) of the sum of all channels' terms, before the power is taken.
 template <class C, bool square_root>
-__attribute__((always_inline)) inline Vec<C> weight(Vec<C> distance, const Fall<C>& fall) {
+__attribute__((always_inline)) inline Vec<C> exponent(Vec<C> distance, const Fall<C>& fall) {
     if constexpr (square_root) distance = root<C>(distance);
-    return power_of_two<C>(distance * fall.slope + fall.start);
+    return distance * fall.slope + fall.start;
+}
+
+constexpr int kEarly = 3; // powers for which an exponent waits
+
+/// store(k, weight (2)) of distance(k), the sum of all channels' terms, for k from 0 to count in turn. A weight is a
+/// chain of 90 cycles, more than a processor can fill from the instructions that it looks ahead at; here the first half
+/// of one chain is near the second half of another.
+template <class C, bool square_root, class Distance, class Store> __attribute__((always_inline)) inline void
+each_weight(std::int64_t count, const Fall<C>& fall, const Distance& distance, const Store& store) {
+    std::int64_t k = 0;
+    if (count >= kEarly) {
+        Vec<C> waiting[kEarly];
+#pragma GCC unroll 8
+        for (int i = 0; i < kEarly; ++i) waiting[i] = exponent<C, square_root>(distance(i), fall);
+        for (; k < count - kEarly; ++k) {
+            const Vec<C> next = exponent<C, square_root>(distance(k + kEarly), fall);
+            store(k, power_of_two<C>(waiting[0]));
+#pragma GCC unroll 8
+            for (int i = 0; i + 1 < kEarly; ++i) waiting[i] = waiting[i + 1];
+            waiting[kEarly - 1] = next;
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < kEarly; ++i) store(k++, power_of_two<C>(waiting[i]));
+    }
+    for (; k < count; ++k) store(k, power_of_two<C>(exponent<C, square_root>(distance(k), fall)));
 }
 
 } // namespace

@@ -291,15 +291,18 @@ template <class C, int metric>
 void make_down(const ImageBlock<C>& b, C* w, const C* g, const C* trust, std::int64_t rows) {
     const Fall<C> fall(b.steps[0], b.scales[0]);
     const std::int64_t planes = b.guide.planes;
-    for (std::int64_t k = 0; k < rows * kRows; k += kWidth<C>) {
+    const auto distance = [&](std::int64_t v) __attribute__((always_inline)) {
+        const std::int64_t k = v * kWidth<C>;
         Vec<C> d{};
         for (std::int64_t p = 0; p < planes; ++p) {
             const C* const at = g + p * kTaller + k;
             d = add_distance<metric>(d, load_vector(at + kRows) - load_vector(at));
         }
         if (trust != nullptr) d = trusted_distance<C>(d, load_vector(trust + k), load_vector(trust + k + kRows));
-        store_vector(w + k, weight<C, metric == 0>(d, fall));
-    }
+        return d;
+    };
+    each_weight<C, metric == 0>(rows * kVectors<C>, fall, distance,
+                                [&](std::int64_t v, Vec<C> weight) { store_vector(w + v * kWidth<C>, weight); });
 }
 
 // A vector of a row of a tile, from one column further on; `next` is the panel to the right.
@@ -316,16 +319,18 @@ template <class C, int metric>
 void make_across(const ImageBlock<C>& b, C* w, const C* g, const C* next, const C* trust, const C* next_trust) {
     const Fall<C> fall(b.steps[1], b.scales[1]);
     const std::int64_t planes = b.guide.planes;
-    for (std::int64_t r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVectors<C>; ++v) {
-            const std::int64_t at = r * kRows + v * kWidth<C>;
-            Vec<C> d{};
-            for (std::int64_t p = 0; p < planes; ++p)
-                d = add_distance<metric>(d, shifted(g + p * kTaller, next + p * kTaller, r, v) -
-                                                load_vector(g + p * kTaller + at));
-            if (trust != nullptr) d = trusted_distance<C>(d, load_vector(trust + at), shifted(trust, next_trust, r, v));
-            store_vector(w + at, weight<C, metric == 0>(d, fall));
-        }
+    const auto distance = [&](std::int64_t k) __attribute__((always_inline)) {
+        const std::int64_t r = k / kVectors<C>, at = k * kWidth<C>;
+        const int v = static_cast<int>(k % kVectors<C>);
+        Vec<C> d{};
+        for (std::int64_t p = 0; p < planes; ++p)
+            d = add_distance<metric>(d, shifted(g + p * kTaller, next + p * kTaller, r, v) -
+                                            load_vector(g + p * kTaller + at));
+        if (trust != nullptr) d = trusted_distance<C>(d, load_vector(trust + at), shifted(trust, next_trust, r, v));
+        return d;
+    };
+    each_weight<C, metric == 0>(kTile / kWidth<C>, fall, distance,
+                                [&](std::int64_t k, Vec<C> weight) { store_vector(w + k * kWidth<C>, weight); });
 }
 
 // Whether some weight may be 0. Floats are ordered as their bits are, but for negative ones, which count as if they
@@ -526,41 +531,38 @@ template <class F> void choose(bool cuts, bool ones, const F& run) {
 // Rows of n planes for each part of what is asked for, of 12 to 16 lines.
 constexpr int rows_of_part(int n) { return n < 3 ? kRows / n : 4; }
 
-// A whole panel of flow_through for n planes without gaps in their rows that are their own guide: a row's weights are
-// made of it and the row before, so that nothing else leaves the registers.
+// A whole panel of flow_through for n planes without gaps in their rows that are their own guide: weights are made of
+// these rows as they are needed, and nothing else leaves the registers.
 template <class C, bool downward, int metric, int n> void
 flow_at_once(const ImageBlock<C>& b, std::int64_t first, const C* from, C* to, std::int64_t stride, Soon<0>& next_x) {
     const Fall<C> fall(b.steps[0], b.scales[0]);
     const int fields = b.makes_support ? n + 1 : n;
     for (std::int64_t j = first; j < first + kRows; j += kWidth<C>) {
-        const auto load_row = [&](int r, Vec<C>* v) __attribute__((always_inline)) {
-            const C* const row = static_cast<const C*>(b.x.data) + r * b.x.row_stride + j;
-            for (int k = 0; k < n; ++k) v[k] = load_vector(row + b.x.offsets[k]);
+        const auto row = [&](std::int64_t r, int k) __attribute__((always_inline)) {
+            return load_vector(static_cast<const C*>(b.x.data) + b.x.offsets[k] + r * b.x.row_stride + j);
         };
-        const auto weight_between = [&](const Vec<C>* u, const Vec<C>* v) __attribute__((always_inline)) {
-            Vec<C> d{};
-            for (int k = 0; k < n; ++k) d = add_distance<metric>(d, u[k] - v[k]);
-            return weight<C, metric == 0>(d, fall);
-        };
-        Vec<C> before[n] = {}, now[n], flow[n + 1] = {};
+        Vec<C> flow[n + 1] = {};
         for (int k = 0; k < fields; ++k) flow[k] = load_vector(from + k * stride + j);
-        if (!downward) load_row(kRows, before);
-        for (int part = 0; part < kRows; part += rows_of_part(n)) {
-            next_x.part();
-            for (int i = part; i < part + rows_of_part(n); ++i) {
-                load_row(downward ? i : kRows - 1 - i, now);
-                const Vec<C> w = downward && i == 0 ? load_vector(b.entering + j) : weight_between(now, before);
-                if (!downward && i == 0) store_vector(b.leaving + j, w);
+        const auto enter = [&](std::int64_t r, Vec<C> w) __attribute__((always_inline)) {
 #pragma GCC unroll 5
-                for (int k = 0; k <= n; ++k)
-                    flow[k] = fused(w, across_edge<true>(w, flow[k]), k < n ? now[k] : splat(C(1)));
-                for (int k = 0; k < n; ++k) before[k] = now[k];
-            }
-        }
+            for (int k = 0; k <= n; ++k)
+                flow[k] = fused(w, across_edge<true>(w, flow[k]), k < n ? row(r, k) : splat(C(1)));
+        };
+        // Edge i in the order of the walk: it leaves row i downward, and enters row kRows - 1 - i upward.
+        const auto distance = [&](std::int64_t i) __attribute__((always_inline)) {
+            const std::int64_t r = downward ? i : kRows - 1 - i;
+            Vec<C> d{};
+            for (int k = 0; k < n; ++k) d = add_distance<metric>(d, row(r + 1, k) - row(r, k));
+            return d;
+        };
+        if (downward) enter(0, load_vector(b.entering + j));
+        each_weight<C, metric == 0>(kRows, fall, distance,
+                                    [&](std::int64_t i, Vec<C> w) __attribute__((always_inline)) {
+                                        if (i % rows_of_part(n) == 0) next_x.part();
+                                        if (i == (downward ? kRows - 1 : 0)) store_vector(b.leaving + j, w);
+                                        if (!downward || i < kRows - 1) enter(downward ? i + 1 : kRows - 1 - i, w);
+                                    });
         for (int k = 0; k < fields; ++k) store_vector(to + k * stride + j, flow[k]);
-        if (!downward) continue;
-        load_row(kRows, now);
-        store_vector(b.leaving + j, weight_between(now, before));
     }
 }
 

@@ -42,20 +42,19 @@ template <int n, class C> void pass_on(C* __restrict next, const double* __restr
         }
 }
 
-// (5) along the rows from the right: terms w B. As in plane.cpp, chained on the terms.
+// (4) along the rows from the right: for each position B of the one after it.
 template <int n, class C, bool cuts, bool own, int rows> void from_right(const LanesBlock<C>& p, int l) {
     const C* __restrict x = p.x;
     const C* __restrict across = p.across;
-    C* __restrict terms = p.terms;
+    C* __restrict backward = p.backward;
     const std::int64_t width = p.width;
-    Vec<C> b[rows] = {}, after[rows] = {};
+    Vec<C> b[rows] = {};
     for (std::int64_t j = width - 1; j >= 0; --j)
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const std::int64_t here = (r * width + j) * n + l;
-            b[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j + 1, l), after[r], b[r]);
-            after[r] = load_vector(x + here);
-            store_vector(terms + here, b[r]);
+            store_vector(backward + here, b[r]);
+            b[r] = arrive<cuts>(load_vector(x + here), at<own, n>(across, r * (width + 1) + j + 1, l), b[r]);
         }
 }
 
@@ -78,8 +77,9 @@ __attribute__((always_inline, nothrow)) inline void fetch_block(const LanesBlock
         }
 }
 
-// Everything else. finish(horizontal term, vertical term, x, position) makes y.
-template <int n, class C, bool cuts, bool own, int rows, class Finish>
+// Everything else: (5) along the rows and then, on top of that unless they are `apart`, down the columns.
+// finish(sum, sum along the rows, x, position) makes y.
+template <int n, class C, bool cuts, bool own, int rows, bool apart, class Finish>
 __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int l, const Finish& finish) {
     const C* __restrict across = p.across;
     const C* __restrict down = p.down;
@@ -87,19 +87,20 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
     const bool residual = p.residual != nullptr, last = p.last != nullptr, fetch = l == 0 && p.written.rows != nullptr;
     const bool fetch_next = l == 0 && p.next != nullptr;
     const LanesBlock<C> next = fetch_next ? *p.next : p;
-    Vec<C> f[rows] = {}, before[rows] = {};
+    Vec<C> f[rows] = {};
     for (std::int64_t j = 0; j < width; ++j) {
         if (fetch_next) fetch_block<n, rows>(next, j);
         if (fetch && j % (kChannels / n) == 0) fetch_written<rows>(p.written, j);
-        Vec<C> x[rows], vertical[rows];
+        Vec<C> x[rows], along[rows], sum[rows];
         Vec<C> d = load_vector(p.above + j * n + l);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            x[r] = load_vector(p.x + (r * width + j) * n + l);
-            f[r] = carry_over<cuts>(at<own, n>(across, r * (width + 1) + j, l), before[r], f[r]);
-            before[r] = x[r];
+            const std::int64_t here = (r * width + j) * n + l, edge = r * (width + 1) + j;
+            x[r] = load_vector(p.x + here);
+            f[r] = arrive<cuts>(x[r], at<own, n>(across, edge, l), f[r]);
+            along[r] = arrive<cuts>(f[r], at<own, n>(across, edge + 1, l), load_vector(p.backward + here));
             const Vec<C> w = at<own, n>(down, r * width + j, l);
-            vertical[r] = carry_over<cuts>(w, d);
+            sum[r] = arrive<cuts>(apart ? x[r] : along[r], w, d);
             d = arrive<cuts>(x[r], w, d);
         }
         if (last) store_vector(p.last + j * n + l, d);
@@ -109,7 +110,7 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
         for (int r = rows - 1; r >= 0; --r) {
             const Vec<C> w = at<own, n>(down, (r + 1) * width + j, l);
             const std::int64_t here = (r * width + j) * n + l;
-            Vec<C> y = finish(f[r] + load_vector(p.terms + here), arrive<cuts>(vertical[r], w, u), x[r], r * width + j);
+            Vec<C> y = finish(arrive<cuts>(sum[r], w, u), along[r], x[r], r * width + j);
             u = arrive<cuts>(x[r], w, u);
             if (residual) y = fused(splat(C(1)), y, load_vector(p.residual + here)); // never with the product before
             store_vector(p.y + here, y);
@@ -120,26 +121,25 @@ __attribute__((always_inline)) inline void from_left(const LanesBlock<C>& p, int
 
 template <int n, class C, bool cuts, bool own, int rows> void filter(const LanesBlock<C>& block) {
     const LanesBlock<C> p = block; // so that no store may change it
-    const Vec<C> fill = splat(p.fill), centres = splat(p.centres);
+    const Vec<C> fill = splat(p.fill), more_centres = splat(p.centres - C(1));
     for (int l = 0; l < n; l += kWidth<C>) {
         from_right<n, C, cuts, own, rows>(p, l);
-        const auto each = [&](const auto& finish) { from_left<n, C, cuts, own, rows>(p, l, finish); };
+        const auto each = [&](const auto& finish) { from_left<n, C, cuts, own, rows, false>(p, l, finish); };
         if (p.reciprocal_across != nullptr)
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
-                return fused(across + x, at<own, n>(p.reciprocal_across, i, l),
-                             (down + x) * at<own, n>(p.reciprocal, i, l));
+            from_left<n, C, cuts, own, rows, true>(p, l, [&](Vec<C> sum, Vec<C> along, Vec<C>, std::int64_t i) {
+                return fused(along, at<own, n>(p.reciprocal_across, i, l), sum * at<own, n>(p.reciprocal, i, l));
             });
+        else if (p.reciprocal == nullptr && p.centres == C(1)) // not with the next: 0 times x may be NaN
+            each([&](Vec<C> sum, Vec<C>, Vec<C>, std::int64_t) { return sum; });
         else if (p.reciprocal == nullptr)
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t) { return fused(centres, x, across + down); });
+            each([&](Vec<C> sum, Vec<C>, Vec<C> x, std::int64_t) { return fused(more_centres, x, sum); });
         else if (p.supported_only)
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
+            each([&](Vec<C> sum, Vec<C>, Vec<C>, std::int64_t i) {
                 const Vec<C> r = at<own, n>(p.reciprocal, i, l);
-                return r < Vec<C>{} ? fill : (across + down + x) * r;
+                return r < Vec<C>{} ? fill : sum * r;
             });
         else
-            each([&](Vec<C> across, Vec<C> down, Vec<C> x, std::int64_t i) {
-                return (across + down + x) * at<own, n>(p.reciprocal, i, l);
-            });
+            each([&](Vec<C> sum, Vec<C>, Vec<C>, std::int64_t i) { return sum * at<own, n>(p.reciprocal, i, l); });
     }
 }
 

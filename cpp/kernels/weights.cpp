@@ -60,12 +60,14 @@ void ignore_untrusted(C* __restrict d, const C* __restrict a, const C* __restric
 // (2) d becomes w; the square root is taken first for the Euclidean distance.
 template <class C, bool square_root> void finish(C* d, std::int64_t count, const Fall<C>& fall) {
     constexpr int n = kWidth<C>;
-    std::int64_t k = 0;
-    for (; k + n <= count; k += n) store_vector(d + k, weight<C, square_root>(load_vector(d + k), fall));
+    const std::int64_t k = count / n * n;
+    each_weight<C, square_root>(
+        count / n, fall, [&](std::int64_t v) { return load_vector(d + v * n); },
+        [&](std::int64_t v, Vec<C> weight) { store_vector(d + v * n, weight); });
     if (k == count) return;
     alignas(kVectorBytes) C rest[n] = {};
     for (std::int64_t i = k; i < count; ++i) rest[i - k] = d[i];
-    store_vector(rest, weight<C, square_root>(load_vector(rest), fall));
+    store_vector(rest, power_of_two<C>(exponent<C, square_root>(load_vector(rest), fall)));
     for (std::int64_t i = k; i < count; ++i) d[i] = rest[i - k];
 }
 
