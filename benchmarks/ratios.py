@@ -25,11 +25,16 @@ Array = np.ndarray
 
 
 class Pair(NamedTuple):
-    """Two calls whose answers have been checked; `work` is how many times as much ours has to do."""
+    """Two calls whose answers have been checked; `work` is how many times as much ours has to do.
+
+    `copies` does nothing but read the values and write the results as often as ours has to: what remains of its time if
+    all sums cost nothing.
+    """
 
     ours: Call
     theirs: Call
     work: float = 1.0
+    copies: Call | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,18 @@ def measure(row: Row, seconds: float, shrink: int = 1) -> dict[str, Any]:
     -------
     dict
         Medians of the rounds: "ours" and "theirs" in seconds and their "ratio", with its "quartiles" and how many
-        "rounds" there were; or why it was "skipped".
+        "rounds" there were, and the ratio "copies" of what ours reads and writes, if that is known; or why it was
+        "skipped".
     """
     try:
-        ours, theirs, work = row.make(shrink)
-        times = in_turn({"ours": ours, "theirs": theirs}, seconds)
+        ours, theirs, work, copies = row.make(shrink)
+        # After ours, which leaves in the caches what it can, while ours comes after theirs.
+        between = {} if copies is None else {"copies": copies}
+        times = in_turn({"ours": ours, **between, "theirs": theirs}, seconds)
     except UnavailableError as error:
         return {"skipped": str(error)}
     ratios = times["ours"] / times["theirs"] / work
+    bound = {name: float(np.median(times[name] / times["theirs"])) for name in between}
     return {
         "ours": float(np.median(times["ours"])),
         "theirs": float(np.median(times["theirs"])),
@@ -88,7 +97,19 @@ def measure(row: Row, seconds: float, shrink: int = 1) -> dict[str, Any]:
         "quartiles": [float(q) for q in np.quantile(ratios, (0.25, 0.75))],
         "rounds": len(ratios),
         "torch": torch.__version__,
+        **bound,
     }
+
+
+def _copies(x: Array, *results: Array) -> Call:
+    """A copy of x to each result, by torch."""
+    source, targets = torch.from_numpy(x), [torch.from_numpy(y) for y in results]
+
+    def call() -> None:
+        for target in targets:
+            target.copy_(source)
+
+    return call
 
 
 def _agree(y: Any, expected: Any) -> None:
@@ -131,7 +152,7 @@ def _numpy_copy(shrink: int) -> Pair:
 
 
 def _domain_transform(shrink: int) -> Pair:
-    call, x, _ = _ours(problems.PHOTO, shrink)
+    call, x, result = _ours(problems.PHOTO, shrink)
     photo = x[0]
     out = np.empty_like(photo)
     constant = np.full_like(photo, 0.5)
@@ -139,7 +160,7 @@ def _domain_transform(shrink: int) -> Pair:
     smooth = peers.domain_transform(photo, out)
     assert 0 <= smooth.min() < smooth.max() <= 1 + 1e-5
     assert smooth.std() < photo.std()
-    return Pair(call, lambda: peers.domain_transform(photo, out))
+    return Pair(call, lambda: peers.domain_transform(photo, out), copies=_copies(x, result))
 
 
 def _stereo_volume(shrink: int) -> Pair:
@@ -157,7 +178,7 @@ def _stereo_volume(shrink: int) -> Pair:
     _agree(ours()[:2], sgs.reference.semi_global_filter(few, guide, 0.1, blocks=3))
     theirs, constant = np.empty_like(volume), np.full_like(few, 0.5)
     _agree(peers.guided_filter(photo, constant, np.empty_like(few)), constant)
-    return Pair(ours, lambda: peers.guided_filter(photo, volume, theirs))
+    return Pair(ours, lambda: peers.guided_filter(photo, volume, theirs), copies=_copies(volume, result))
 
 
 # ---- against attention
@@ -174,7 +195,7 @@ def _attention(core: Callable[..., torch.Tensor], shrink: int) -> Pair:
 
     problem.check(*arrays[:2], ours().numpy())
     _check_attention(core, guide, key, x)
-    return Pair(ours, lambda: core(guide, key, x))
+    return Pair(ours, lambda: core(guide, key, x), copies=_copies(arrays[0], arrays[2]))
 
 
 def _check_attention(
@@ -208,7 +229,7 @@ def _line_filters(peer: Callable[[Array, Array, Array], peers.LineFilters], shri
     for y, w, axis, by_peer in zip(ours(), (rows, columns), (-1, -2), theirs(), strict=True):
         _agree(by_peer, y)
         _agree(y[:2], sgs.reference.line_filter(x[:2], w, axis))
-    return Pair(ours, theirs)
+    return Pair(ours, theirs, copies=_copies(x, along_rows, along_columns))
 
 
 # ---- against ourselves

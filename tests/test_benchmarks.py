@@ -24,6 +24,7 @@ def test_both_sides_of_a_row_run_and_are_checked(row: ratios.Row) -> None:
     assert found["ours"] > 0
     assert found["theirs"] > 0
     assert found["quartiles"][0] <= found["ratio"] <= found["quartiles"][1]
+    assert found.get("copies", 1.0) > 0
 
 
 @pytest.mark.parametrize("peer", LINE_FILTERS, ids=lambda peer: peer.__name__)
@@ -89,6 +90,15 @@ def test_exponents() -> None:
     points = [{"side": side, "seconds": 3e-9 * side**3, "bytes": 0.0} for side in (32, 64, 128, 256)]
     assert scaling.exponent(points, "seconds") == pytest.approx(1.5)
     assert scaling.exponent(points, "bytes") is None
+
+
+def test_bars_below_what_copies_take_are_told_apart(tmp_path: Path) -> None:
+    row = next(row for row in ratios.ROWS if row.bar == 1 / 4)
+    measured = {"ours": 2.0, "theirs": 5.0, "ratio": 0.4, "quartiles": [0.4, 0.4], "rounds": 3}
+    for copies, verdict in ((0.3, "**missed**, as by copies"), (0.2, "**missed**")):
+        found = {row.name: {**measured, "copies": copies}}
+        report.write({"ratios": {"found": found, "shrink": 1, "machine": {}}}, tmp_path)
+        assert f"| 1/{1 / copies:.3g} | 1/4 | 1/8 | {verdict} |" in (tmp_path / "performance.md").read_text()
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
