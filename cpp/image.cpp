@@ -18,6 +18,7 @@ constexpr std::int64_t kStrip = 64;      // columns of a half, at least, that a 
 constexpr std::int64_t kStep = 8;        // panels, at most, by which threads of a half follow each other
 constexpr std::int64_t kFewest = 4;      // blocks and panels for a thread, where there are more than two
 constexpr int kTurns = 10;               // of the others, before a thread that waits sleeps
+constexpr std::int64_t kChunk = 1 << 17, kWide = 3 << 17; // bytes of x in a chunk, and in a block of several
 constexpr std::int64_t kStreamedBlock = 3 << 16; // bytes of y: in L2, smaller ones are better written as they come
 
 // All rows of the planes of a group, and how they lie.
@@ -97,6 +98,7 @@ template <class C> class Image {
         b.rows = p_.block_rows(k);
         b.width = width;
         b.linked = k + 1 < p_.blocks;
+        b.chunk = panels_together(width);
         b.scratch = scratch;
         const auto enter = [&](PlaneRows& rows, const AnyView& v) {
             char* const row = static_cast<char*>(p_.row(v, group * p_.group_size, k * kRows));
@@ -122,6 +124,16 @@ template <class C> class Image {
     }
 
   private:
+    // Panels whose rows are asked for ahead together. A block of a wide image, the next and that of y as a whole would
+    // leave no room in L2 for what is kept from the first walk to the second.
+    std::int64_t panels_together(std::int64_t width) const {
+        const std::int64_t panels = (width + kRows - 1) / kRows;
+        const std::int64_t bytes = kRows * width * p_.group_size * static_cast<std::int64_t>(item_size(p_.o.x.dtype));
+        if (bytes < kWide) return panels;
+        const std::int64_t chunks = bytes / kChunk;
+        return (panels + chunks - 1) / chunks;
+    }
+
     const PlaneSet<C>& p_;
     std::int64_t guide_planes_, pitch_, fields_;
     ImageBlock<C> block_{};

@@ -131,8 +131,9 @@ struct PlaneRows {
 /// Up to kRows rows of a few planes that share weights and supports.
 template <class C> struct ImageBlock {
     std::int64_t rows, width;
-    bool linked;       // more rows follow
-    std::int64_t next; // the row, from the first on, where kRows begin that are needed soon
+    bool linked;        // more rows follow
+    std::int64_t next;  // the row, from the first on, where kRows begin that are needed soon
+    std::int64_t chunk; // panels whose rows are asked for together
     PlaneRows x, y;
     PlaneRows guide, guide_trust; // weights are made of: distances to where guide_trust is 0 are 0 (8)
     bool own_guide;               // which is x as the sums take it

@@ -47,6 +47,7 @@ WAYS = "tests/test_line_ways.py"
 IMAGES = "tests/test_images.py"
 BATCH = "tests/test_batch_innermost.py"
 VOLUMES = "tests/test_volumes.py"
+BLOCKS = "tests/test_nn.py"
 
 MUTANTS = [
     Mutant(
@@ -968,6 +969,13 @@ MUTANTS = [
         "segments.ones_left = &ones_above;",
         "segments.ones_left = &ones_below;",
         f"{WAYS} -k one_axis",
+    ),
+    Mutant(
+        "a block's input added in place where the sum is of a half type",
+        "src/sgs/nn/semi_global.py",
+        "return y.add_(x) if y.dtype == x.dtype else y + x",
+        "return y.add_(x)",
+        BLOCKS,
     ),
 ]
 

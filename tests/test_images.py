@@ -35,25 +35,42 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "case",
-    pairwise(
-        height=SIZES,
-        width=SIZES,
-        channels=(1, 2, 3, 4, 5, 8, 11),
-        layout=(*LAYOUTS, "channels_last"),
-        dtype=tuple(d.name for d in FLOATS),
-        normalization=(None, "cross"),
-        guide=(None, "one", "three", "four"),
-        guide_layout=("c", "channels_last", "swapped"),
-        trust=(False, True),
-        residual=(False, True),
-        metric=("euclidean", "cityblock", "sqeuclidean"),
-        step=((0.0, 0.0), (0.1, 0.4)),
-        threads=(1, 3),
-        isa=ISAS,
-    ),
+CASES = pairwise(
+    height=SIZES,
+    width=SIZES,
+    channels=(1, 2, 3, 4, 5, 8, 11),
+    layout=(*LAYOUTS, "channels_last"),
+    dtype=tuple(d.name for d in FLOATS),
+    normalization=(None, "cross"),
+    guide=(None, "one", "three", "four"),
+    guide_layout=("c", "channels_last", "swapped"),
+    trust=(False, True),
+    residual=(False, True),
+    metric=("euclidean", "cityblock", "sqeuclidean"),
+    step=((0.0, 0.0), (0.1, 0.4)),
+    threads=(1, 3),
+    isa=ISAS,
 )
+# Whose rows are asked for in several chunks.
+WIDE = pairwise(
+    height=(17, 40),
+    width=(2100, 5000),
+    channels=(3, 4),
+    layout=("c", "channels_last"),
+    dtype=("float16", "float32"),
+    normalization=("cross",),
+    guide=(None, "three"),
+    guide_layout=("c", "channels_last"),
+    trust=(False, True),
+    residual=(False, True),
+    metric=("euclidean",),
+    step=((0.1, 0.4),),
+    threads=(1, 3, 5),
+    isa=ISAS,
+)
+
+
+@pytest.mark.parametrize("case", [*CASES, *WIDE])
 def test_few_planes(case: dict[str, Any]) -> None:
     rng = seeded(case)
     sgs.set_isa(case["isa"])

@@ -369,9 +369,22 @@ def test_autocast(name: str) -> None:
     x = features(2, 16, 5, 4, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         y = module(x)
+    assert y.dtype == x.dtype
     torch.testing.assert_close(y.float(), module(x), rtol=0.1, atol=0.25)
     y.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 5, 4), (16, 1, 1)])
+def test_the_input_is_left_alone(shape: tuple[int, ...]) -> None:
+    """Even where nothing but the filter comes between it and the sum."""
+    block = HierarchicalSemiGlobalBlock(16)
+    block.blocks[0].psi = block.blocks[0].lambda_ = torch.nn.Identity()
+    x = features(*shape, dtype=torch.float32)
+    before = x.clone()
+    with torch.no_grad():
+        block(x)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("module", [SemiGlobalBlock, HierarchicalSemiGlobalBlock, CrissCrossAttention, NonLocalBlock])

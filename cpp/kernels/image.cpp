@@ -158,20 +158,34 @@ void load(C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first,
     }
 }
 
-// Brings rows in that are needed soon, in `parts` parts from `begin` on, in the order of memory: the rows of an image
-// are so many streams that neither the processor nor requests panel by panel keep up with them. Parts are small and
-// spread over the work of a panel, since a core that has about a dozen lines on their way waits for one of them before
-// it asks for more. kRows rows from `first` on, which may be before those of v.
+// The panels of a block in chunks.
+struct Chunks {
+    std::int64_t panels, size;
+
+    std::int64_t of(std::int64_t panel) const { return panel < size ? 0 : panel / size; }
+    std::int64_t begin(std::int64_t chunk) const { return chunk * size; }
+    std::int64_t end(std::int64_t chunk) const { return is_last(chunk) ? panels : begin(chunk + 1); }
+    bool is_last(std::int64_t chunk) const { return begin(chunk + 1) >= panels; }
+};
+
+// Brings in what is needed soon, `width` of the columns, in `parts` parts from `begin` on, in the order of memory: the
+// rows of an image are so many streams that neither the processor nor requests panel by panel keep up with them. Parts
+// are small and spread over the work of a panel, since a core that has about a dozen lines on their way waits for one
+// of them before it asks for more. kRows rows from `first` on, which may be before those of v.
 template <int write> class Soon {
   public:
-    Soon(const PlaneRows& v, std::int64_t first, std::int64_t parts, std::int64_t begin = 0) : v_(v) {
+    Soon() = default;
+    Soon(const PlaneRows& v, std::int64_t first, std::int64_t columns, std::int64_t width, std::int64_t parts,
+         std::int64_t begin)
+        : v_(&v) {
         const std::int64_t rows = v.rows - first < kRows ? v.rows - first : kRows;
-        if (v.data == nullptr || rows <= 0 || !(v.mixed || v.column_stride == 1)) return;
+        if (width > v.width - columns) width = v.width - columns;
+        if (v.data == nullptr || rows <= 0 || width <= 0 || !(v.mixed || v.column_stride == 1)) return;
         const std::int64_t item = item_bytes(v.dtype);
         rows_ = rows;
-        length_ = v.width * v.column_stride * item;
+        length_ = width * v.column_stride * item;
         step_ = v.row_stride * item;
-        first_ = first * step_;
+        first_ = first * step_ + columns * v.column_stride * item;
         const std::int64_t planes = v.mixed ? 1 : v.planes, lines = (length_ + kLine - 1) / kLine;
         part_ = (planes * rows * lines + parts - 1) / parts;
         rows_left_ = planes * rows - begin * part_ / lines;
@@ -197,14 +211,23 @@ template <int write> class Soon {
     void enter(std::int64_t row) {
         plane_ = row / rows_;
         done_ = row % rows_;
-        row_ = static_cast<const char*>(v_.data) + v_.offsets[plane_] * item_bytes(v_.dtype) + first_ + done_ * step_;
+        row_ =
+            static_cast<const char*>(v_->data) + v_->offsets[plane_] * item_bytes(v_->dtype) + first_ + done_ * step_;
     }
     static constexpr std::int64_t kLine = 64; // bytes
-    PlaneRows v_;
+    const PlaneRows* v_ = nullptr;
     std::int64_t rows_ = 0, length_ = 0, step_ = 0, first_ = 0, part_ = 0; // of a plane; bytes; lines of a part
     std::int64_t plane_ = 0, done_ = 0, at_ = 0, rows_left_ = 0;           // rows of the plane, bytes of the row
     const char* row_ = nullptr;
 };
+
+// Chunk `wanted` of rows from `first` on, while chunk `now` is worked on from panel p on, with `parts` for each panel.
+template <int write> Soon<write> soon(const PlaneRows& v, std::int64_t first, const Chunks& chunks, std::int64_t wanted,
+                                      std::int64_t now, std::int64_t parts, std::int64_t p) {
+    const std::int64_t columns = chunks.begin(wanted) * kRows, width = chunks.end(wanted) * kRows - columns;
+    return Soon<write>(v, first, columns, width, parts * (chunks.end(now) - chunks.begin(now)),
+                       parts * (p - chunks.begin(now)));
+}
 
 template <class C, class S>
 void store_tiles(const C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first) {
@@ -585,12 +608,22 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
     constexpr int n = kWidth<C>;
     const Panels<C> panels(b);
     const auto at_once = flow_at_once_of<C, downward>(b);
-    const std::int64_t parts =
-        panels.count * (at_once != nullptr ? kVectors<C> * kRows / rows_of_part(panels.planes) : panels.fields);
-    Soon<0> next_x(b.x, b.next, parts), next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, parts);
+    const std::int64_t parts = at_once != nullptr ? kVectors<C> * kRows / rows_of_part(panels.planes) : panels.fields;
+    const Chunks chunks{panels.count, b.chunk};
+    std::int64_t chunk = 0, until = 0;
+    Soon<0> next_x, next_guide;
     alignas(64) C w[kTile + kRows]; // of the edges that enter each row and leave the last
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t first = p * kRows;
+        if (p == until) {
+            const std::int64_t c = chunk++;
+            const bool last = chunks.is_last(c); // the next block begins at the left as well
+            const std::int64_t next = last ? 0 : chunk;
+            const std::int64_t row = last ? b.next : downward ? 1 : 0; // the one after the block is read as well
+            until = chunks.end(c);
+            next_x = soon<0>(b.x, row, chunks, next, c, parts, p);
+            if (!b.own_guide) next_guide = soon<0>(b.guide, row, chunks, next, c, parts, p);
+        }
         fetch_flow<0>(from, panels.fields, stride, first);
         fetch_flow<1>(to, panels.fields, stride, first);
         if (at_once != nullptr && first + kRows <= b.width) {
@@ -652,16 +685,33 @@ template <class C> C* checkpoint(const Panels<C>& panels, std::int64_t p, int fi
 
 template <class C> void bring_in(const ImageBlock<C>& b) {
     const Panels<C> panels(b);
-    Soon<1> y(b.streams ? PlaneRows{} : b.y, 0, panels.count * panels.fields);
+    const Chunks chunks{panels.count, b.chunk};
+    Soon<0> x, guide;
+    Soon<1> y;
+    std::int64_t chunk = chunks.of(panels.count - 1),
+                 at = panels.count; // where the chunk begins, or the one before did
     for (int k = 0; k < panels.fields * kRows; ++k) panels.carry[k] = C(0);
     for (std::int64_t p = panels.count - 1; p >= 0; --p) {
+        if (p + 1 == at) {
+            const std::int64_t c = chunk--;
+            at = chunks.begin(c);
+            if (c > 0) x = soon<0>(b.x, 0, chunks, c - 1, c, panels.fields, at);
+            if (c > 0 && !b.own_guide) guide = soon<0>(b.guide, 0, chunks, c - 1, c, panels.fields, at);
+            if (c == 0 && !b.streams) // where the second walk begins
+                y = soon<1>(b.y, 0, chunks, 0, 0, panels.fields, at);
+        }
         C* const tiles = panels.tile(p);
         load_trusted(b, panels, p, kRows, tiles);
         C* const across = panels.across + p * kTile;
         const bool cuts_here = weights_across(b, panels, p, across);
         panels.cuts[p] = cuts_here ? C(1) : C(0);
         for (int field = 0; field < panels.fields; ++field) {
-            y.part();
+            if (at > 0) {
+                x.part();
+                guide.part();
+            } else {
+                y.part();
+            }
             C* const carry = panels.carry + field * kRows;
             for (int k = 0; k < kRows; ++k) checkpoint(panels, p, field)[k] = carry[k];
             choose(cuts_here, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {
@@ -675,14 +725,22 @@ template <class C> void bring_in(const ImageBlock<C>& b) {
 template <class C>
 void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int64_t begin, std::int64_t end) {
     const Panels<C> panels(b);
-    // Not before now, when the rows of x themselves have been read: both are too much for L2.
-    const std::int64_t parts = panels.count * panels.fields;
-    Soon<0> next_x(b.x, b.next, parts, begin * panels.fields);
-    Soon<0> next_guide(b.own_guide ? PlaneRows{} : b.guide, b.next, parts, begin * panels.fields);
+    const Chunks chunks{panels.count, b.chunk};
+    Soon<0> next_x, next_guide;
+    Soon<1> y;
+    std::int64_t chunk = chunks.of(begin), until = begin;
     constexpr C nothing_before[kRows] = {};
     alignas(64) C reciprocals[kTile], down[kTile + kRows], unused[kRows];
     for (std::int64_t p = begin; p < end; ++p) {
         const std::int64_t first = p * kRows;
+        if (p == until) {
+            const std::int64_t c = chunk++;
+            const bool last = chunks.is_last(c); // where the next block begins
+            until = chunks.end(c);
+            if (last) next_x = soon<0>(b.x, b.next, chunks, c, c, panels.fields, p);
+            if (last && !b.own_guide) next_guide = soon<0>(b.guide, b.next, chunks, c, c, panels.fields, p);
+            if (!last && !b.streams) y = soon<1>(b.y, 0, chunks, c + 1, c, panels.fields, p);
+        }
         fetch_flow<0>(flows.above, panels.fields, flows.stride, first);
         fetch_flow<0>(flows.below, panels.fields, flows.stride, first);
         C* const tiles = panels.tile(p);
@@ -691,8 +749,12 @@ void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int6
         const bool any = weights_to_rows(b, panels, p, tiles, b.rows - 1, true, down) || panels.cuts[p] != C(0) ||
                          (p > 0 && panels.cuts[p - 1] != C(0));
         const auto filter = [&](int field, const auto& finish) __attribute__((always_inline)) {
-            next_x.part();
-            next_guide.part();
+            if (until < panels.count) {
+                y.part();
+            } else {
+                next_x.part();
+                next_guide.part();
+            }
             C* const above = flows.above + field * flows.stride + first;
             C* const below = flows.below + field * flows.stride + first;
             choose(any, panels.ones(field), [&]<bool cuts, bool ones>() __attribute__((always_inline)) {

@@ -154,7 +154,7 @@ class SemiGlobalBlock(nn.Module):
             channel_axis=x.ndim - 3,
             heads=self.heads,
         )
-        return y.add_(x) if y.dtype == x.dtype else y + x
+        return y.add_(x) if y.dtype == x.dtype else y + x  # under autocast y may be of a half type
 
     def _by_matrices(self, values: Tensor, guide: Tensor) -> Tensor:
         """The filter in operations that ONNX has, with every path's weight (3) in a matrix of its line.
