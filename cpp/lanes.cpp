@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kWhole = 5 << 18;     // bytes of a part: larger ones are cut into bands
 constexpr std::int64_t kBand = 1 << 19;      // bytes of a band
-constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept
+constexpr std::int64_t kFewestRows = 8;      // of a band: what flows between bands is kept
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy by themselves
