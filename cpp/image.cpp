@@ -18,7 +18,8 @@ constexpr std::int64_t kStrip = 64;      // columns of a half, at least, that a 
 constexpr std::int64_t kStep = 8;        // panels, at most, by which threads of a half follow each other
 constexpr std::int64_t kFewest = 4;      // blocks and panels for a thread, where there are more than two
 constexpr int kTurns = 10;               // of the others, before a thread that waits sleeps
-constexpr std::int64_t kChunk = 1 << 17, kWide = 3 << 17; // bytes of x in a chunk, and in a block of several
+constexpr std::int64_t kChunk = 1 << 17; // bytes of a chunk, about,
+constexpr std::int64_t kWide = 3 << 17;  // and of a block, at least, that is cut into chunks
 constexpr std::int64_t kStreamedBlock = 3 << 16; // bytes of y: in L2, smaller ones are better written as they come
 
 // All rows of the planes of a group, and how they lie.
@@ -128,7 +129,8 @@ template <class C> class Image {
     // leave no room in L2 for what is kept from the first walk to the second.
     std::int64_t panels_together(std::int64_t width) const {
         const std::int64_t panels = (width + kRows - 1) / kRows;
-        const std::int64_t bytes = kRows * width * p_.group_size * static_cast<std::int64_t>(item_size(p_.o.x.dtype));
+        const std::int64_t planes = p_.group_size + (block_.own_guide ? 0 : guide_planes_);
+        const std::int64_t bytes = kRows * width * planes * static_cast<std::int64_t>(sizeof(C));
         if (bytes < kWide) return panels;
         const std::int64_t chunks = bytes / kChunk;
         return (panels + chunks - 1) / chunks;

@@ -10,21 +10,24 @@ namespace {
 
 constexpr std::int64_t kWhole = 5 << 18;     // bytes of a part: larger ones are cut into bands
 constexpr std::int64_t kBand = 1 << 19;      // bytes of a band
-constexpr std::int64_t kFewestRows = 8;      // of a band: what flows between bands is kept
+constexpr std::int64_t kFewestRows = 24;     // of a band: what flows between bands is kept,
+constexpr std::int64_t kFewestInCache = 8;   // or, where y has room for it, fewer, since more outgrow L2
 constexpr std::int64_t kSmallPlane = 1 << 9; // positions: rows too short for whole vectors
 constexpr std::int64_t kTask = 1 << 15;      // elements worth a turn
 constexpr std::int64_t kFewestTasks = 4;     // that keep threads busy by themselves
 constexpr std::int64_t kWidestOfFew = 1000;  // columns where parts are few
 constexpr std::int64_t kBandsTogether = 64;  // whose ends are known at a time, where parts are few
 
+/// y's rows are written last where there is one block.
+template <class C> bool keeps_ends_in_y(const PlaneSet<C>& p) { return holds_sums<C>(p.o) && p.o.filter.blocks == 1; }
+
 template <class C> std::int64_t band_rows(const PlaneSet<C>& p) {
     const std::int64_t row = p.bytes_of(p.width);
     if (p.height * row <= kWhole) return p.height;
-    return std::max(kFewestRows, kBand / row / kGroupRows * kGroupRows);
+    const bool in_turn = Parts<C>(p).count() >= kFewestTasks;
+    const std::int64_t fewest = in_turn && keeps_ends_in_y(p) ? kFewestInCache : kFewestRows;
+    return std::max(fewest, kBand / row / kGroupRows * kGroupRows);
 }
-
-/// y's rows are written last where there is one block.
-template <class C> bool keeps_ends_in_y(const PlaneSet<C>& p) { return holds_sums<C>(p.o) && p.o.filter.blocks == 1; }
 
 template <class C> struct LanesScratch {
     LanesScratch(const PlaneSet<C>& p, std::int64_t rows, std::int64_t bands)
@@ -423,7 +426,7 @@ template <class C> void filter_lanes(const PlaneSet<C>& p, const Options& option
     const Parts<C> parts(p);
     const std::int64_t rows = band_rows(p), count = parts.count();
     const bool whole = p.height == rows;
-    if (!whole && !is_tile(p) && count < kFewestTasks) {
+    if (rows < p.height && !is_tile(p) && count < kFewestTasks) {
         filter_bands(p, parts, rows, options);
         return;
     }

@@ -973,8 +973,8 @@ MUTANTS = [
     Mutant(
         "a block's input added in place where the sum is of a half type",
         "src/sgs/nn/semi_global.py",
-        "return y.add_(x) if y.dtype == x.dtype else y + x",
-        "return y.add_(x)",
+        "return y.add_(x) if self.heads == 1 and y.dtype == x.dtype else y + x",
+        "return y.add_(x) if self.heads == 1 else y + x",
         BLOCKS,
     ),
 ]

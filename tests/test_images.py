@@ -54,7 +54,7 @@ CASES = pairwise(
 # Whose rows are asked for in several chunks.
 WIDE = pairwise(
     height=(17, 40),
-    width=(2100, 5000),
+    width=(4357, 5000),
     channels=(3, 4),
     layout=("c", "channels_last"),
     dtype=("float16", "float32"),

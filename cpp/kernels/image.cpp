@@ -158,34 +158,38 @@ void load(C* tiles, std::int64_t stride, const PlaneRows& v, std::int64_t first,
     }
 }
 
-// The panels of a block in chunks.
+// The panels of a block in chunks; what would be half of one or less belongs to the one before.
 struct Chunks {
     std::int64_t panels, size;
 
-    std::int64_t of(std::int64_t panel) const { return panel < size ? 0 : panel / size; }
+    std::int64_t of(std::int64_t panel) const {
+        const std::int64_t chunk = panel < size ? 0 : panel / size; // divisions take long
+        return chunk > 0 && is_last(chunk - 1) ? chunk - 1 : chunk;
+    }
     std::int64_t begin(std::int64_t chunk) const { return chunk * size; }
     std::int64_t end(std::int64_t chunk) const { return is_last(chunk) ? panels : begin(chunk + 1); }
-    bool is_last(std::int64_t chunk) const { return begin(chunk + 1) >= panels; }
+    bool is_last(std::int64_t chunk) const { return panels - begin(chunk + 1) <= size / 2; }
 };
 
-// Brings in what is needed soon, `width` of the columns, in `parts` parts from `begin` on, in the order of memory: the
-// rows of an image are so many streams that neither the processor nor requests panel by panel keep up with them. Parts
-// are small and spread over the work of a panel, since a core that has about a dozen lines on their way waits for one
-// of them before it asks for more. kRows rows from `first` on, which may be before those of v.
+// Brings in what is needed soon, `width` columns from `first_column` on, in `parts` parts from `begin` on, in the order
+// of memory: the rows of an image are so many streams that neither the processor nor requests panel by panel keep up
+// with them. Parts are small and spread over the work of a panel, since a core that has about a dozen lines on their
+// way waits for one of them before it asks for more. kRows rows from `first` on, which may be before those of v.
 template <int write> class Soon {
   public:
     Soon() = default;
-    Soon(const PlaneRows& v, std::int64_t first, std::int64_t columns, std::int64_t width, std::int64_t parts,
+    Soon(const PlaneRows&&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t) = delete; // v is kept
+    Soon(const PlaneRows& v, std::int64_t first, std::int64_t first_column, std::int64_t width, std::int64_t parts,
          std::int64_t begin)
         : v_(&v) {
         const std::int64_t rows = v.rows - first < kRows ? v.rows - first : kRows;
-        if (width > v.width - columns) width = v.width - columns;
+        if (width > v.width - first_column) width = v.width - first_column;
         if (v.data == nullptr || rows <= 0 || width <= 0 || !(v.mixed || v.column_stride == 1)) return;
         const std::int64_t item = item_bytes(v.dtype);
         rows_ = rows;
         length_ = width * v.column_stride * item;
         step_ = v.row_stride * item;
-        first_ = first * step_ + columns * v.column_stride * item;
+        first_ = first * step_ + first_column * v.column_stride * item;
         const std::int64_t planes = v.mixed ? 1 : v.planes, lines = (length_ + kLine - 1) / kLine;
         part_ = (planes * rows * lines + parts - 1) / parts;
         rows_left_ = planes * rows - begin * part_ / lines;
@@ -222,10 +226,10 @@ template <int write> class Soon {
 };
 
 // Chunk `wanted` of rows from `first` on, while chunk `now` is worked on from panel p on, with `parts` for each panel.
-template <int write> Soon<write> soon(const PlaneRows& v, std::int64_t first, const Chunks& chunks, std::int64_t wanted,
-                                      std::int64_t now, std::int64_t parts, std::int64_t p) {
-    const std::int64_t columns = chunks.begin(wanted) * kRows, width = chunks.end(wanted) * kRows - columns;
-    return Soon<write>(v, first, columns, width, parts * (chunks.end(now) - chunks.begin(now)),
+template <int write> Soon<write> ask_for(const PlaneRows& v, std::int64_t first, const Chunks& chunks,
+                                         std::int64_t wanted, std::int64_t now, std::int64_t parts, std::int64_t p) {
+    const std::int64_t first_column = chunks.begin(wanted) * kRows, width = chunks.end(wanted) * kRows - first_column;
+    return Soon<write>(v, first, first_column, width, parts * (chunks.end(now) - chunks.begin(now)),
                        parts * (p - chunks.begin(now)));
 }
 
@@ -619,10 +623,11 @@ template <class C, bool downward> void flow_through(const ImageBlock<C>& b, cons
             const std::int64_t c = chunk++;
             const bool last = chunks.is_last(c); // the next block begins at the left as well
             const std::int64_t next = last ? 0 : chunk;
-            const std::int64_t row = last ? b.next : downward ? 1 : 0; // the one after the block is read as well
             until = chunks.end(c);
-            next_x = soon<0>(b.x, row, chunks, next, c, parts, p);
-            if (!b.own_guide) next_guide = soon<0>(b.guide, row, chunks, next, c, parts, p);
+            // Of what weights are made of, the row after the block is read as well, and downward is there already.
+            const std::int64_t row = last ? b.next : 0, after = downward ? 1 : 0;
+            next_x = ask_for<0>(b.x, row + (b.own_guide ? after : 0), chunks, next, c, parts, p);
+            if (!b.own_guide) next_guide = ask_for<0>(b.guide, row + after, chunks, next, c, parts, p);
         }
         fetch_flow<0>(from, panels.fields, stride, first);
         fetch_flow<1>(to, panels.fields, stride, first);
@@ -688,17 +693,16 @@ template <class C> void bring_in(const ImageBlock<C>& b) {
     const Chunks chunks{panels.count, b.chunk};
     Soon<0> x, guide;
     Soon<1> y;
-    std::int64_t chunk = chunks.of(panels.count - 1),
-                 at = panels.count; // where the chunk begins, or the one before did
+    std::int64_t chunk = chunks.of(panels.count - 1), begin = panels.count; // of the last chunk that was entered
     for (int k = 0; k < panels.fields * kRows; ++k) panels.carry[k] = C(0);
     for (std::int64_t p = panels.count - 1; p >= 0; --p) {
-        if (p + 1 == at) {
+        if (p + 1 == begin) {
             const std::int64_t c = chunk--;
-            at = chunks.begin(c);
-            if (c > 0) x = soon<0>(b.x, 0, chunks, c - 1, c, panels.fields, at);
-            if (c > 0 && !b.own_guide) guide = soon<0>(b.guide, 0, chunks, c - 1, c, panels.fields, at);
+            begin = chunks.begin(c);
+            if (c > 0) x = ask_for<0>(b.x, 0, chunks, c - 1, c, panels.fields, begin);
+            if (c > 0 && !b.own_guide) guide = ask_for<0>(b.guide, 0, chunks, c - 1, c, panels.fields, begin);
             if (c == 0 && !b.streams) // where the second walk begins
-                y = soon<1>(b.y, 0, chunks, 0, 0, panels.fields, at);
+                y = ask_for<1>(b.y, 0, chunks, 0, 0, panels.fields, begin);
         }
         C* const tiles = panels.tile(p);
         load_trusted(b, panels, p, kRows, tiles);
@@ -706,7 +710,7 @@ template <class C> void bring_in(const ImageBlock<C>& b) {
         const bool cuts_here = weights_across(b, panels, p, across);
         panels.cuts[p] = cuts_here ? C(1) : C(0);
         for (int field = 0; field < panels.fields; ++field) {
-            if (at > 0) {
+            if (begin > 0) {
                 x.part();
                 guide.part();
             } else {
@@ -737,9 +741,9 @@ void filter_panels(const ImageBlock<C>& b, const ImageFlows<C>& flows, std::int6
             const std::int64_t c = chunk++;
             const bool last = chunks.is_last(c); // where the next block begins
             until = chunks.end(c);
-            if (last) next_x = soon<0>(b.x, b.next, chunks, c, c, panels.fields, p);
-            if (last && !b.own_guide) next_guide = soon<0>(b.guide, b.next, chunks, c, c, panels.fields, p);
-            if (!last && !b.streams) y = soon<1>(b.y, 0, chunks, c + 1, c, panels.fields, p);
+            if (last) next_x = ask_for<0>(b.x, b.next, chunks, c, c, panels.fields, p);
+            if (last && !b.own_guide) next_guide = ask_for<0>(b.guide, b.next, chunks, c, c, panels.fields, p);
+            if (!last && !b.streams) y = ask_for<1>(b.y, 0, chunks, c + 1, c, panels.fields, p);
         }
         fetch_flow<0>(flows.above, panels.fields, flows.stride, first);
         fetch_flow<0>(flows.below, panels.fields, flows.stride, first);

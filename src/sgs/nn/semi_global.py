@@ -154,7 +154,8 @@ class SemiGlobalBlock(nn.Module):
             channel_axis=x.ndim - 3,
             heads=self.heads,
         )
-        return y.add_(x) if y.dtype == x.dtype else y + x  # under autocast y may be of a half type
+        # y is new, but a view with heads, whose derivative would be copied; under autocast it may be of a half type.
+        return y.add_(x) if self.heads == 1 and y.dtype == x.dtype else y + x
 
     def _by_matrices(self, values: Tensor, guide: Tensor) -> Tensor:
         """The filter in operations that ONNX has, with every path's weight (3) in a matrix of its line.
