@@ -47,7 +47,7 @@ WAYS = "tests/test_line_ways.py"
 IMAGES = "tests/test_images.py"
 BATCH = "tests/test_batch_innermost.py"
 VOLUMES = "tests/test_volumes.py"
-BLOCKS = "tests/test_nn.py"
+BLOCKS = "tests/test_nn.py::test_autocast"
 
 MUTANTS = [
     Mutant(
