@@ -391,6 +391,24 @@ def filter_weights(
     return weights
 
 
+# A part of a program for `run_python`, on Linux.
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+
+def guarded(shape, dtype, beside=1 << 22):
+    \"\"\"The same memory's first and last array of a shape, with `beside` bytes before and after that must not be touched.\"\"\"
+    libc = ctypes.CDLL(None)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = np.frombuffer(mmap.mmap(-1, pages + 2 * beside), np.uint8)
+    for start in (0, beside + pages):
+        libc.mprotect(memory.ctypes.data + start, beside, 0)
+    return [memory[first : first + size].view(dtype).reshape(shape) for first in (beside, beside + pages - size)]
+"""
+
+
 def run_python(*parts: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program, in parts that may be indented, in a fresh interpreter; it must succeed."""
     code = "\n".join(textwrap.dedent(part) for part in parts)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
+    GUARDED,
     assert_within,
     compose,
     filter_weights,
@@ -255,31 +256,21 @@ def test_blocks_are_calls_bit_for_bit(channels: int, size: tuple[int, int], layo
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages of memory")
 def test_few_planes_lower_than_a_band() -> None:
     """Nothing flows between bands where there is one, and no row before or after those of y is looked at."""
-    run_python("""
-import ctypes, mmap
-import numpy as np
+    code = """
 import sgs
 
-libc = ctypes.CDLL(None)
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-beside = 1 << 22
 for height in (1, 3, 7, 8, 9, 23):
     rng = np.random.default_rng(height)
     shape = (height, 21504 // height, 16)
-    size = 4 * int(np.prod(shape))
-    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = np.frombuffer(mmap.mmap(-1, pages + 2 * beside), np.uint8)
-    for start in (0, beside + pages):
-        libc.mprotect(memory.ctypes.data + start, beside, 0)
     x = rng.standard_normal(shape, np.float32)
     options = {"scale": 2.0, "channel_axis": -1, "confidence": (rng.random(shape[:2]) < 0.7).astype(np.float32)}
     expected = sgs.reference.semi_global_filter(x, x[..., :2], **options)
-    for first in (beside, beside + pages - size):
-        y = memory[first : first + size].view(np.float32).reshape(shape)
+    for y in guarded(shape, np.float32):
         y[...] = np.nan
         sgs.semi_global_filter(x, x[..., :2], out=y, **options)
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
-""")
+"""
+    run_python(GUARDED, code)
 
 
 MANY = {

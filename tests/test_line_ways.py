@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BFLOAT16, FLOATS, ISAS, assert_within, pairwise, random_values, random_weights, run_python
+from helpers import BFLOAT16, FLOATS, GUARDED, ISAS, assert_within, pairwise, random_values, random_weights, run_python
 
 import sgs
 
@@ -212,18 +212,9 @@ def test_out_that_runs_backwards(shape: tuple[int, ...], axis: int) -> None:
 def test_nothing_is_read_beyond_x(length: int, dtype: str) -> None:
     """Lines that end where memory may not be read."""
     code = f"""
-import ctypes, mmap
-import numpy as np
 import sgs
 
-libc = ctypes.CDLL(None)
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-shape, dtype = (64, {length}), np.dtype("{dtype}")
-size = shape[0] * shape[1] * dtype.itemsize
-pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-memory = np.frombuffer(mmap.mmap(-1, pages + mmap.PAGESIZE), np.uint8)
-libc.mprotect(memory.ctypes.data + pages, mmap.PAGESIZE, 0)
-x = memory[pages - size : pages].view(dtype).reshape(shape)
+_, x = guarded((64, {length}), "{dtype}")
 x[...] = 1
 w = np.full((64, {length} - 1), 0.5, np.float32)
 for isa in sgs._core.available_isas():
@@ -234,4 +225,4 @@ for isa in sgs._core.available_isas():
         sgs.line_filter(x, one)
     sgs.semi_global_filter(x, channel_axis=None, axes=-1)
 """
-    run_python(code)
+    run_python(GUARDED, code)
